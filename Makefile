@@ -7,7 +7,7 @@ export PYTHONWARNINGS ?= default
 # Warnings about pip's own code are of no use to anybody here.
 PIP_ENV := PYTHONWARNINGS=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 
-.PHONY: demo test test-slow test-gpu soak lint format bench docs clean browser
+.PHONY: demo locked test test-slow test-gpu soak lint format bench docs clean browser
 
 demo: $(READY)
 	$(BIN)/mezzotint pretrain --out runs/demo --overwrite
@@ -22,8 +22,9 @@ test-slow: $(READY)
 test-gpu: $(READY)
 	$(BIN)/pytest -q -m gpu
 
+# Random kills, flipped bits, damaged files; for example SOAK="--kills 50 --flips 300 --files 500 --seed 1".
 soak: $(READY)
-	$(BIN)/pytest -q -m soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak $(SOAK)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -50,6 +51,13 @@ $(READY): pyproject.toml constraints.txt
 	@test -d $(VENV) || { echo "Set-up: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Set-up: the tested versions of torch and the other packages (two to five minutes)"
 	@$(PIP_ENV) $(BIN)/pip install -qq -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+# The tested packages by the hashes of their files: Linux on x86-64, Python 3.11.
+locked:
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP_ENV) $(BIN)/pip install -q --require-hashes --no-deps -r requirements.lock
+	$(PIP_ENV) $(BIN)/pip install -q --no-deps -e .
 	@touch $(READY)
 
 clean:

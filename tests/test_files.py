@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from mezzotint.files import (
+    read_json,
     replacing,
     require_seal,
     seal,
@@ -157,6 +158,23 @@ def test_killed_while_sealing_the_old_and_the_new_file_are_accepted(
     path.write_text("odd: 1")
     with pytest.raises(ValueError, match="changed"):
         require_seal(path)
+
+
+def test_json_of_a_run_is_checked_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "environment.json"
+    write_json(path, {"seconds": 12.5}, sealed=True)
+    assert read_json(path) == {"seconds": 12.5}
+    path.write_bytes(path.read_bytes().replace(b"12.5", b"13.5"))
+    with pytest.raises(ValueError, match="environment.json` changed after it was written"):
+        read_json(path)
+    (tmp_path / "seals.json").unlink()
+    assert read_json(path) == {"seconds": 13.5}
+    path.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(ValueError, match="environment.json` is not valid JSON"):
+        read_json(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_json(path)
 
 
 def test_damaged_seals_are_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def require_seal(path: Path) -> None:
         ValueError: when its content changed.
     """
     accepted = _accepted(path)
-    if accepted and _hash(path) not in accepted:
+    if accepted and path.is_file() and _hash(path) not in accepted:
         raise ValueError(
             f"`{path}` changed after it was written. Restore it; if you changed it yourself, "
             f"remove its entry from {path.with_name(_SEALS)}."
@@ -208,3 +208,20 @@ def write_json(path: Path, value: Any, *, sealed: bool = False) -> None:
         ValueError: for NaN or inf, which JSON does not have.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", sealed=sealed)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that `write_json` wrote.
+
+    Raises:
+        ValueError: when its content changed, or is not JSON.
+        OSError: when the file cannot be read.
+    """
+    require_seal(path)
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"`{path}` is not valid JSON ({error}). Restore it, or remove it and run the command "
+            "that writes it again."
+        ) from error

@@ -20,6 +20,15 @@ def test_a_fault_happens_at_its_point_and_step_only(
     assert not any(point(other, 3) for other in POINTS if other != name)
 
 
+def test_a_fault_may_be_that_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEZZOTINT_FAULT", "loop.loss:step=3:nan:rank=1")
+    monkeypatch.delenv("RANK", raising=False)
+    assert not point("loop.loss", 3)
+    for rank in (0, 1, 2):
+        monkeypatch.setenv("RANK", str(rank))
+        assert point("loop.loss", 3) == (rank == 1)
+
+
 def test_each_action_fails_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEZZOTINT_FAULT", "loop.loss:step=0:raise")
     with pytest.raises(RuntimeError, match="fault injected at loop.loss, step 0"):
@@ -30,10 +39,10 @@ def test_each_action_fails_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> No
     assert caught.value.errno == errno.ENOSPC
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
-    for action in ("kill", "sigterm", "sigint"):
+    for action in ("kill", "sigterm", "sigint", "stop"):
         monkeypatch.setenv("MEZZOTINT_FAULT", f"loop.loss:step=0:{action}")
         assert not point("loop.loss", 0)
-    numbers = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
     assert sent == [(os.getpid(), number) for number in numbers]
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
-from mezzotint.train.log import Meter, Progress, RunLog, read_metrics
+from mezzotint.train.log import Meter, Progress, RunLog, checked_line, read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.types import Batch
 from tests.tiny import config
@@ -118,6 +118,10 @@ def test_lines_are_json_with_null_for_nan_and_a_resumed_run_drops_later_ones(
     log.close()
     text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
     assert [json.loads(line) for line in text.splitlines()] == [
+        {"step": 1, "loss": 2.5, "grad_norm": None, "crc32": "7d406107"},
+        {"step": 2, "loss": None, "crc32": "8c0015c8"},
+    ]
+    assert read_metrics(tmp_path / "metrics.jsonl") == [
         {"step": 1, "loss": 2.5, "grad_norm": None},
         {"step": 2, "loss": None},
     ]
@@ -151,3 +155,16 @@ def test_damaged_lines_of_the_log_are_left_out(tmp_path: Path) -> None:
     content = "\n".join(lines).encode() + b"\n\xff\xfe\x00\n" + b'{"step": 4, "lo'
     (tmp_path / "metrics.jsonl").write_bytes(content)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 3]
+
+
+def test_a_flipped_bit_never_changes_a_value(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    good = [{"step": 1, "loss": 2.25}, {"step": 2, "loss": None}, {"step": 3, "loss": 0.5}]
+    whole = "".join(map(checked_line, good)).encode()
+    for position in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << bit
+            path.write_bytes(damaged)
+            lines = read_metrics(path)
+            assert lines and all(line in good for line in lines), (position, bit, lines)

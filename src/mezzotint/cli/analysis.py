@@ -17,6 +17,7 @@ from mezzotint.cli.app import (
     data_of,
     print_table,
 )
+from mezzotint.files import read_json
 from mezzotint.recipe.schema import RecipeError
 
 if TYPE_CHECKING:
@@ -244,6 +245,31 @@ def search_policy(
 
 
 @app.command()
+def replay(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="RUN/postmortem/step-…, of a stopped run.")
+    ],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run the step again that stopped a run with NaN or inf, and name where it began.
+
+    Exits with 1 if the step does not stop the run again.
+    """
+    from mezzotint.train.replay import replay as run_again
+
+    done = run_again(str(bundle))
+    if as_json:
+        facts = {"step": done.step, "loss": done.loss, "grad_norm": done.grad_norm}
+        facts |= {"same": done.is_same, "first": done.first, "samples": list(done.samples)}
+        typer.echo(json.dumps(facts))
+    else:
+        typer.echo(str(done))
+    if not done.is_same:
+        raise typer.Exit(1)
+
+
+@app.command()
 def compare(
     runs: Annotated[
         list[Path],
@@ -318,7 +344,7 @@ def _show(table: "ComparisonTable", folder: Path, as_json: bool) -> None:
 
     page = write_study(table, folder / "index.html")
     if as_json:
-        content = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+        content = read_json(folder / "table.json")
         typer.echo(json.dumps({**content, "page": str(page)}))
     else:
         typer.echo(f"{as_markdown(table)}\n{page}")

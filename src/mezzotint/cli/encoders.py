@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mezzotint.cli.app import Data, Debug, EncoderPath, Json, app, data_of
+from mezzotint.files import read_json
 from mezzotint.recipe.schema import RecipeError, nearest
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def export(
         overrides=overrides,
         reestimate_batch_norm=reestimate_batch_norm,
     )
-    verification = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
+    verification = read_json(folder / "verification.json")
     if as_json:
         typer.echo(json.dumps({"artifact": str(folder), **verification}))
         return

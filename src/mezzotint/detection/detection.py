@@ -6,7 +6,6 @@ are evaluated, never the best. A second call with the same directory trains only
 """
 
 import copy
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation, student, write_evaluation
-from mezzotint.files import replacing, write_json, write_text
+from mezzotint.files import read_json, replacing, write_json, write_text
 from mezzotint.recipe.reading import dump_yaml, read_yaml
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.seeding import key_of
@@ -149,7 +148,7 @@ def run_transfer(what: Transfer, out: str | Path, *, progress: str = "bar") -> D
     )
     comparison = compared(results[_PRETRAINED], results.get(_UNTRAINED))
     write_text(folder / "table.md", comparison.text + "\n")
-    write_json(folder / "table.json", comparison.lines)
+    write_json(folder / "table.json", comparison.lines, sealed=True)
     return comparison
 
 
@@ -221,7 +220,7 @@ def _once(what: Transfer, seed: int, variant: str, folder: Path, progress: str) 
             f"`{folder}` is a run of another recipe or encoder. Choose another --out."
         )
     if result.is_file():
-        known: dict[str, float] = json.loads(result.read_text(encoding="utf-8"))
+        known: dict[str, float] = read_json(result)
         return {name: math.nan if value is None else value for name, value in known.items()}
     with locked(folder):
         write_text(written, text)
@@ -244,9 +243,12 @@ def _once(what: Transfer, seed: int, variant: str, folder: Path, progress: str) 
         save_encoder(
             network.encoder, folder / "encoder", {"transferred_to": source.name, "start": variant}
         )
-        write_json(folder / "environment.json", environment(training.torch_device().type))
-        write_json(folder / "by_class.json", [_plain(line) for line in scores.by_class])
-        write_json(result, _plain(scores.metrics))
+        write_json(
+            folder / "environment.json", environment(training.torch_device().type), sealed=True
+        )
+        by_class = [_plain(line) for line in scores.by_class]
+        write_json(folder / "by_class.json", by_class, sealed=True)
+        write_json(result, _plain(scores.metrics), sealed=True)
     return scores.metrics
 
 

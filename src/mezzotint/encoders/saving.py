@@ -14,7 +14,6 @@ one per channel or group); all other tensors have their own names.
 
 import dataclasses
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ from mezzotint._version import __version__
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.lora import merge_lora
-from mezzotint.files import replacing, require_seal, write_json
+from mezzotint.files import read_json, replacing, write_json
 from mezzotint.optim.mup.method import restore_roles, roles_of
 from mezzotint.quant.convert import make_encoder_quantizable
 from mezzotint.quant.fake import Layout
@@ -196,8 +195,7 @@ def load_encoder(path: str | Path, *, model: Encoder | None = None) -> Encoder:
             f"`{path}` has no encoder.json. It must be an encoder or a run directory, as "
             "`mezzotint pretrain` writes it. Check the path."
         )
-    require_seal(folder / "encoder.json")
-    description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    description = read_json(folder / "encoder.json")
     weights = folder / "encoder.safetensors"
     # The JSON is written after the weights, so a killed run leaves a hash that does not match.
     require_hash(weights, description["sha256"], "write it again with `mezzotint evaluate RUN`")
@@ -253,8 +251,7 @@ def load_packed(path: str | Path) -> Encoder:
             f"`{path}` has no packed.json. It must be a packed encoder, as `mezzotint export RUN "
             "--format packed` writes it. Check the path."
         )
-    require_seal(folder / "packed.json")
-    description = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
+    description = read_json(folder / "packed.json")
     file = folder / "packed.safetensors"
     require_hash(file, description["sha256"], "export it again")
     try:

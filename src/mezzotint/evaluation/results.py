@@ -12,15 +12,14 @@ The cost of quantization is measured on the samples and seeds of the fp32 result
 the one of paired proportions, which is narrower than the interval of either value.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mezzotint.evaluation.probe import Row
-from mezzotint.files import require_seal, write_json
+from mezzotint.files import read_json, write_json
 from mezzotint.types import Unreadable
 
 _Z = 1.959964
@@ -258,7 +257,7 @@ def add_evaluation(
     folder = Path(folder)
     rows, known = list(evaluation.rows), Baselines()
     try:
-        same = json.loads((folder / _IDENTITY).read_text(encoding="utf-8")) == identity
+        same = read_json(folder / _IDENTITY) == identity
         if same:
             rows, known = _merged(read_evaluation(folder), rows), read_baselines(folder)
     except (OSError, ValueError):
@@ -268,7 +267,7 @@ def add_evaluation(
     # Removed first, so that a reader of a half-written pair takes it for another encoder's.
     (folder / _IDENTITY).unlink(missing_ok=True)
     write_evaluation(folder, replace(evaluation, rows=rows), both)
-    write_json(folder / _IDENTITY, identity)
+    write_json(folder / _IDENTITY, identity, sealed=True)
 
 
 def _merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
@@ -285,8 +284,7 @@ def read_evaluation(folder: str | Path) -> list[Row]:
         OSError: when the file is missing.
     """
     path = Path(folder) / _EVALUATION
-    require_seal(path)
-    return _rows(json.loads(path.read_text(encoding="utf-8")), path)
+    return _rows(read_json(path), path)
 
 
 def read_baselines(folder: str | Path) -> Baselines:
@@ -294,19 +292,25 @@ def read_baselines(folder: str | Path) -> Baselines:
     path = Path(folder) / _BASELINES
     if not path.is_file():
         return Baselines()
-    require_seal(path)
-    parts = json.loads(path.read_text(encoding="utf-8"))
+    parts = read_json(path)
+    known = {part.name for part in fields(Baselines)}
+    if not isinstance(parts, dict) or not parts.keys() <= known:
+        raise _of_another_version(path, "it has other parts")
     return Baselines(**{name: _rows(rows, path) for name, rows in parts.items()})
 
 
-def _rows(entries: Sequence[Mapping[str, Any]], path: Path) -> list[Row]:
+def _rows(entries: Any, path: Path) -> list[Row]:
     try:
         return [Row.from_json(entry) for entry in entries]
-    except ValueError as error:
-        raise ValueError(
-            f"`{path}` was written by another version of mezzotint ({error}). Measure again with "
-            "`mezzotint evaluate RUN`."
-        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _of_another_version(path, str(error)) from error
+
+
+def _of_another_version(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"`{path}` was written by another version of mezzotint ({reason}). Measure again with "
+        "`mezzotint evaluate RUN`."
+    )
 
 
 def signed(value: float) -> str:

@@ -103,7 +103,7 @@ def export(
             "bits": str(bits),
             "encoder": _describe_weights(folder),
         }
-        write_json(temporary / "verification.json", origin | results)
+        write_json(temporary / "verification.json", origin | results, sealed=True)
         for file in sorted(p for p in temporary.iterdir() if p.is_file()):
             seal(file)
     return folder / "exports" / name

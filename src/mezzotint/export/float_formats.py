@@ -15,7 +15,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import ResNet
 from mezzotint.encoders.timm import TimmEncoder
 from mezzotint.export.verify import Function
-from mezzotint.files import write_json
+from mezzotint.files import read_json, write_json
 from mezzotint.modality.modality import modality_of
 from mezzotint.quant.onnx.session import require
 
@@ -182,7 +182,7 @@ def write_timm(encoder: Encoder, folder: Path) -> tuple[Path, ...]:
 def open_timm(folder: Path) -> Function:
     """Open a folder of `write_timm` with `timm.create_model(..., checkpoint_path=...)`."""
     timm = require("timm", "--format timm", "timm")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     model: nn.Module = timm.create_model(
         config["architecture"],
         num_classes=0,
@@ -223,7 +223,7 @@ def open_torchvision(folder: Path) -> Function:
     """Open a folder of `write_torchvision`; the state dict must match the network exactly."""
     import torchvision
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     model: Any = torchvision.models.get_model(config["architecture"], weights=None)
     model.fc = nn.Identity()
     model.load_state_dict(load_file(folder / "model.safetensors"))

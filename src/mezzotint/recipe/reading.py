@@ -4,7 +4,6 @@ Recipes come from strangers, so YAML is plain data and nothing more. There are n
 no interpolation and no environment, duplicate keys are refused, and size and depth are limited.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mezzotint.files import require_seal
+from mezzotint.files import read_json, require_seal
 from mezzotint.recipe.override_values import read_value, wanted_type
 from mezzotint.recipe.schema import RecipeError, nearest
 
@@ -201,8 +200,11 @@ def _located(data: dict[str, Any], run: Path) -> dict[str, Any]:
     A relative path holds in the directory that the run was started in, whatever has its name in the
     current one.
     """
+    environment = run / "environment.json"
+    # A changed directory would lead to other data, so it is refused and not passed over.
+    require_seal(environment)
     try:
-        base = json.loads((run / "environment.json").read_text(encoding="utf-8"))["directory"]
+        base = read_json(environment)["directory"]
     except (OSError, ValueError, KeyError, TypeError):
         return data  # written by an earlier version
     if Path.cwd() == Path(base):

@@ -5,7 +5,6 @@ the encoder, its dash pattern the PTQ. The thin level is the encoder's fp32 valu
 95 % interval of each solid line.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from mezzotint.evaluation.results import (
     signed_interval,
 )
 from mezzotint.evaluation.summary import ResultKey
+from mezzotint.files import read_json
 from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.report.plots import HEIGHT, WIDTH, Tick, number, ticks
 from mezzotint.report.results import PROBES, score, task_words
@@ -304,7 +304,7 @@ def layers_section(folder: Path) -> dict[str, Any] | None:
     path = folder / "layers.json"
     if not path.is_file():
         return None
-    layers = json.loads(path.read_text(encoding="utf-8"))
+    layers = read_json(path)
     largest = max((row["error"] for row in layers["sensitivity"]), default=0.0)
     return {
         "how": f"One layer at a time is quantized to {layers['bits']}, all others stay fp32. "

@@ -67,7 +67,7 @@ def write_codes(run: Path | str, *, samples: int = 256, frequent: int = 12) -> P
     measured = measure_health(coded.codes, _positions(coded))
     levels, predictions = _explained(coded, codebook) if can_draw_patches(encoder) else ([], [])
     facts = _facts(phase, method.config["kind"], coded, measured, levels)
-    write_json(folder / "codes.json", facts)
+    write_json(folder / "codes.json", facts, sealed=True)
     section: dict[str, Any] = {
         "run": folder.resolve().name, "facts": _ledger(facts), "levels": [
             {**level, "map": _map(coded.codes.usage[index])}

@@ -4,7 +4,6 @@ Content that is missing in the run directory, or can no longer be opened, is lef
 says so. All compared values come from `evaluation.json`; the page itself measures none of them.
 """
 
-import json
 import math
 import statistics
 from collections import Counter
@@ -19,6 +18,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.files import read_json
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.report import finetuning
@@ -40,7 +40,7 @@ from mezzotint.report.results import (
     unquantized,
 )
 from mezzotint.runs.subject import with_fitted
-from mezzotint.train.log import read_metrics
+from mezzotint.train.log import collapsed_at, read_metrics
 from mezzotint.types import Input
 
 _STRIPS = 6
@@ -113,7 +113,7 @@ def write_report(run: Path | str, compare: Sequence[Path | str] = ()) -> Path:
 
 def _environment(folder: Path) -> dict[str, Any]:
     try:
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        environment = read_json(folder / "environment.json")
     except (OSError, ValueError):
         return {}
     return environment if isinstance(environment, dict) else {}
@@ -177,6 +177,7 @@ def _hero(
         finetuning.verdict(comparisons) if finetuned else sides_words(comparisons),
         standing_words(comparisons),
         collapse_words(comparisons),
+        *((f"The features had collapsed by step {step}.", True) for step in collapsed_at(metrics)),
         *((text, True) for text in warnings if text),
     ]
     largest = finetuning.largest_class(comparisons)

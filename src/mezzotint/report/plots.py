@@ -23,10 +23,12 @@ TITLES = {
     "data_wait": "Time waiting for data (fraction)",
     "augment_share": "Time making views (fraction)",
     "alignment": "Alignment of positive pairs",
-    "feature_std": "Standard deviation of the features",
+    "feature_std": "Standard deviation of the projections",
+    "features/std": "Standard deviation of the features",
+    "features/rank": "Effective rank of the features",
     "accuracy": "Accuracy within the batch",
 }
-_NOT_CHARTED = {"step", "epoch", "seconds", "skipped", "unreadable"}
+_NOT_CHARTED = {"step", "epoch", "seconds", "skipped", "unreadable", "collapsed"}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ The results are those that the runs wrote when they were scored. Only the pictur
 again, by the saved networks, on random test images (chosen by a fixed key).
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from mezzotint.detection.detection import trained_model
 from mezzotint.detection.model import DetectionModel
 from mezzotint.detection.training import image_of
 from mezzotint.evaluation.results import signed
+from mezzotint.files import read_json
 from mezzotint.recipe.reading import read_yaml
 from mezzotint.report.detection_pictures import found_picture, map_picture, true_picture
 from mezzotint.report.plots import charts_of_runs
@@ -53,7 +53,7 @@ def write_transfer_report(out: Path | str, *, examples: int = 8) -> Path:
             f"`{folder}` has no finished transfer. It must be a directory written by `mezzotint "
             "transfer`. Run it again with the same --out to continue it."
         )
-    lines = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+    lines = read_json(folder / "table.json")
     runs = {
         start: sorted(folder.glob(f"{start}-*"), key=lambda p: int(p.name.rpartition("-")[2]))
         for start in _STARTS
@@ -200,9 +200,7 @@ def _classes(runs: dict[str, list[Path]]) -> dict[str, Any]:
 
 def _by_class(run: Path) -> list[dict[str, Any]]:
     path = run / "by_class.json"
-    lines: list[dict[str, Any]] = (
-        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    )
+    lines: list[dict[str, Any]] = read_json(path) if path.is_file() else []
     return lines
 
 
@@ -260,7 +258,7 @@ def _example(
 
 
 def _reproduce(run: Path) -> dict[str, Any]:
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    environment = read_json(run / "environment.json")
     return {
         "cost": [], "unreadable": [], "command": environment.pop("command", ""),
         "environment": [(key, str(value)) for key, value in environment.items()],

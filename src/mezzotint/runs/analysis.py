@@ -99,7 +99,7 @@ def measure_layers(
     with progress.part("distributions"):
         described = distributions(calibrated.network, batches[:1])
     layers = Layers(bits, str(calibrated.ptq), sensitivity, described)
-    write_json(folder / "layers.json", layers.as_json())
+    write_json(folder / "layers.json", layers.as_json(), sealed=True)
     return layers
 
 

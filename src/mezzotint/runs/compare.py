@@ -27,7 +27,7 @@ from mezzotint.evaluation.results import (
     student,
 )
 from mezzotint.evaluation.summary import ResultKey, grouped, named
-from mezzotint.files import write_json, write_text
+from mezzotint.files import read_json, write_json, write_text
 from mezzotint.recipe.recipe import read_recipe
 from mezzotint.runs.reuse import comparable
 
@@ -253,9 +253,7 @@ def _seconds(runs: Sequence[Path]) -> float:
     times = []
     for run in runs:
         try:
-            times.append(
-                float(json.loads((run / "environment.json").read_text(encoding="utf-8"))["seconds"])
-            )
+            times.append(float(read_json(run / "environment.json")["seconds"]))
         except (OSError, ValueError, KeyError):
             continue
     return math.fsum(times) / len(times) if times else math.nan
@@ -301,7 +299,7 @@ def write_table(table: ComparisonTable, folder: Path) -> None:
     """Write `table.md` and `table.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "table.md", as_markdown(table))
-    write_json(folder / "table.json", _finite(asdict(table)))
+    write_json(folder / "table.json", _finite(asdict(table)), sealed=True)
 
 
 def _finite(value: Any) -> Any:

@@ -211,6 +211,7 @@ def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Eva
     write_json(
         folder / "finetune.json",
         {"encoder": str(what.encoder), "warm_head": what.warm_head, **_labels(what)},
+        sealed=True,
     )
     return evaluation
 
@@ -396,4 +397,4 @@ def _save_classifier(recipe: Recipe, run: Path) -> None:
         "classes": list(data.task.classes),
         "logit_norm": method.config.get("logit_norm", False),
     }
-    write_json(run / "encoder" / "classifier.json", description)
+    write_json(run / "encoder" / "classifier.json", description, sealed=True)

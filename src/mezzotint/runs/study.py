@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mezzotint.files import read_json, write_json
 from mezzotint.recipe.reading import parse_yaml
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError, nearest
@@ -251,7 +252,7 @@ def _evaluation_keys(config: dict[str, Any]) -> list[str]:
 
 def _evaluated(folder: Path, config: dict[str, Any]) -> bool:
     try:
-        found = json.loads((folder / "evaluated.json").read_text(encoding="utf-8"))
+        found = read_json(folder / "evaluated.json")
     except (OSError, ValueError):
         return False
     return (folder / "evaluation.json").is_file() and found == json.loads(
@@ -260,9 +261,7 @@ def _evaluated(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def _mark(folder: Path, config: dict[str, Any]) -> None:
-    from mezzotint.files import write_json
-
-    write_json(folder / "evaluated.json", config["evaluate"])
+    write_json(folder / "evaluated.json", config["evaluate"], sealed=True)
 
 
 def _slug(name: str) -> str:

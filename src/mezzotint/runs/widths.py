@@ -17,13 +17,14 @@ from torch import nn
 
 from mezzotint.augment.views import ViewContext
 from mezzotint.data.loader import BatchPlan, batches
-from mezzotint.files import write_json
+from mezzotint.files import read_json, write_json
 from mezzotint.optim.mup.coord_check import Row, slopes
 from mezzotint.optim.mup.measure import parameters_of, train_and_measure
 from mezzotint.optim.mup.method import at_width
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.guard import NotFinite
+from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 
 LIMIT, CONTROL = 0.15, 0.5
@@ -313,7 +314,7 @@ def transfer_rates(
         if cell is None:
             curve = _train(scaled, out / "run")
             cell = {"recipe": scaled, "curve": curve}
-            write_json(file, cell)
+            write_json(file, cell, sealed=True)
             said = f"{parametrization} width {width} lr {rate:g} seed {seed}"
             say(f"{number}/{len(names)} {said}: {final_loss(curve):.4f}")
         loss = final_loss(cell["curve"])  # infinite where a run diverged, which JSON cannot hold
@@ -327,7 +328,7 @@ def _saved(file: Path, config: Mapping[str, Any]) -> Row | None:
     """A cell that is done, unless it is of another recipe."""
     if not file.is_file():
         return None
-    cell: Row = json.loads(file.read_text(encoding="utf-8"))
+    cell: Row = read_json(file)
     if cell["recipe"] != json.loads(json.dumps(config)):
         raise RecipeError(
             f"`{file}` is of another recipe. Choose another --out, or remove the directory."
@@ -341,8 +342,7 @@ def _train(config: Mapping[str, Any], folder: Path) -> list[float]:
         pretrain(Recipe.build(config), folder, overwrite=True, progress="quiet")
     except NotFinite:
         return []
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    losses = [json.loads(line).get("loss") for line in lines]
+    losses = [line.get("loss") for line in read_metrics(folder / "metrics.jsonl")]
     curve = [float(loss) for loss in losses if loss is not None]
     return curve if all(map(math.isfinite, curve)) else []
 

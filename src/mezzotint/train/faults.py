@@ -2,7 +2,8 @@
 
 `MEZZOTINT_FAULT=checkpoint.after_model:step=4:kill` kills the process at that point; `raise`
 raises an error, `enospc` the error of a full disk, `nan` makes the caller's value NaN, `sigterm`
-and `sigint` send the signal. Without the variable nothing happens.
+and `sigint` send the signal, and `stop` suspends the process. With `:rank=1` at the end only this
+process of torchrun fails. Without the variable nothing happens.
 """
 
 import errno
@@ -23,6 +24,8 @@ POINTS = (
     "loop.after_step",
 )
 
+_SIGNALS = {"sigterm": signal.SIGTERM, "sigint": signal.SIGINT, "stop": signal.SIGSTOP}
+
 
 def point(name: str, step: int) -> bool:
     """Fail if the environment names this point and step.
@@ -33,7 +36,7 @@ def point(name: str, step: int) -> bool:
     plan = os.environ.get("MEZZOTINT_FAULT")
     if not plan:
         return False
-    where, at, action = plan.split(":")
+    where, at, action, *which = plan.split(":")
     if where not in POINTS:
         raise ValueError(
             f"MEZZOTINT_FAULT must name one of the points {', '.join(POINTS)}, got {where!r}. "
@@ -41,10 +44,12 @@ def point(name: str, step: int) -> bool:
         )
     if where != name or int(at.removeprefix("step=")) != step:
         return False
+    if which and which[0] != f"rank={os.environ.get('RANK', '0')}":
+        return False
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    elif action in ("sigterm", "sigint"):
-        os.kill(os.getpid(), signal.SIGTERM if action == "sigterm" else signal.SIGINT)
+    elif action in _SIGNALS:
+        os.kill(os.getpid(), _SIGNALS[action])
     elif action == "enospc":
         raise OSError(errno.ENOSPC, "No space left on device")
     elif action == "raise":

@@ -58,11 +58,13 @@ class StepGuard:
         patience: steps in a row that may be skipped.
         in_a_row: steps that were skipped in a row, up to now.
         skipped: all skipped steps.
+        rejected: scalars of the last of them; `None` before the first in this process.
     """
 
     patience: int
     in_a_row: int = 0
     skipped: list[int] = field(default_factory=list)
+    rejected: StepScalars | None = None
 
     def allows(self, step: int, scalars: StepScalars, *, overflow: bool = False) -> bool:
         """Count a step that is not finite, and stop the run after too many.
@@ -82,6 +84,7 @@ class StepGuard:
             return True
         self.in_a_row += 1
         self.skipped.append(step)
+        self.rejected = scalars
         if self.in_a_row > self.patience:
             what = (
                 "The forward pass makes running statistics NaN or inf"

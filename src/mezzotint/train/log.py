@@ -4,8 +4,10 @@ import contextlib
 import importlib
 import json
 import math
+import re
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +20,10 @@ from torch import nn
 from mezzotint import timing
 from mezzotint.files import shown, write_text
 from mezzotint.types import Batch
+
+COLLAPSED = "collapsed"
+"""Key of the log lines at which the features had collapsed."""
+_CHECKED = re.compile(rb'(\{.*), "crc32": "([0-9a-f]{8})"\}')
 
 
 class Tracker(Protocol):
@@ -196,15 +202,21 @@ class RunLog:
     ) -> None:
         self.path = out / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] <= resumed_at]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.path, "".join(map(checked_line, kept)))
         self.trackers: list[Tracker] = [_TRACKERS[name](out, out.name, config) for name in trackers]
         self.file: TextIO = self.path.open("a", encoding="utf-8")
         self.bar = bar
 
-    def line(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write one line, with `null` for NaN and inf, which JSON does not have."""
+    def line(self, step: int, metrics: Mapping[str, float], warning: str | None = None) -> None:
+        """Write one line, with `null` for NaN and inf, which JSON does not have.
+
+        A warning that the features collapsed is a note on the terminal, and `collapsed` in the log.
+        """
+        if warning is not None:
+            self.bar.note(warning)
+            metrics = {**metrics, COLLAPSED: 1.0}
         clean = {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}
-        self.file.write(json.dumps({"step": step, **clean}) + "\n")
+        self.file.write(checked_line({"step": step, **clean}))
         self.file.flush()
         for tracker in self.trackers:
             tracker.log({k: v for k, v in metrics.items() if math.isfinite(v)}, step)
@@ -217,18 +229,46 @@ class RunLog:
             tracker.close()
 
 
+def checked_line(line: Mapping[str, Any]) -> str:
+    """Write a line of `metrics.jsonl`, whose last entry is the checksum of all before."""
+    text = json.dumps(line)
+    return f'{text[:-1]}, "crc32": "{zlib.crc32(text.encode()):08x}"}}\n'
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of `metrics.jsonl`, without those that a killed run or a disk damaged."""
-    lines = []
-    content = path.read_bytes().split(b"\n") if path.is_file() else ()
-    for text in content:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and type(line.get("step")) is int:
-            lines.append(line)
-    return lines
+    """Read the lines of `metrics.jsonl`, without those that a killed run or a disk damaged.
+
+    Lines without a checksum are taken as they are, unless others of the file have one.
+    """
+    found = [_read_line(text) for text in _lines_of(path)]
+    is_checked = any(checked for _, checked in found)
+    return [line for line, checked in found if line and checked >= is_checked]
+
+
+def collapsed_at(metrics: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the steps at which the alarm of a collapse went off, from the lines of the log."""
+    return [line["step"] for line in metrics if line.get(COLLAPSED)]
+
+
+def _lines_of(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n") if path.is_file() else []
+
+
+def _read_line(text: bytes) -> tuple[dict[str, Any], bool]:
+    """Read one line; empty if it is damaged. The flag says whether its checksum is correct."""
+    match = _CHECKED.fullmatch(text)
+    if match is not None:
+        text = match[1] + b"}"
+        if zlib.crc32(text) != int(match[2], 16):
+            return {}, False
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}, False
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        return {}, False
+    numbers = all(v is None or type(v) in (int, float) for v in line.values())
+    return (line if numbers else {}), match is not None
 
 
 class Progress:

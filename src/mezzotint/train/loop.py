@@ -24,9 +24,10 @@ from mezzotint.files import write_json, write_text
 from mezzotint.methods.method import synchronize_norms
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.seeding import key_of
-from mezzotint.train import continued, faults, rundir
+from mezzotint.train import continued, faults, postmortem, rundir
 from mezzotint.train.callbacks import EpochCallback, ForwardPassCounter
 from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.train.collapse import CollapseAlarm
 from mezzotint.train.guard import ForwardState, StepGuard, StepScalars
 from mezzotint.train.log import Meter, Progress, RunLog, require_trackers
 from mezzotint.train.online import OnlineClassifier
@@ -118,11 +119,11 @@ class Trainer:
             self.method, self.optimizer, self.scaler, recipe.data, guard, self.run.batch_size
         )
         self.average = Average(self.method, compute.average) if compute.average else None
-        settings = self.run.log.classifier
-        self.classifier = OnlineClassifier.of(settings, recipe.data, recipe.encoder, device)
+        self.classifier = OnlineClassifier.of(recipe, device)
         average = self.average.method if self.average else None
         self.state.modules = {"average": average, "classifier": self.classifier}
         self.before, self.updating = ForwardState(self.method), False
+        self.alarm = CollapseAlarm.of(recipe)
         self.callback = EpochCallback(recipe, self.plan.steps_per_epoch, self.twin)
         self.environment = rundir.environment(device.type)
         self.counter = ForwardPassCounter(self.method, enabled=not compute.compile)
@@ -140,6 +141,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         continued.set_modes(self.recipe, step)
         self.before.keep()
+        self.alarm.start(step)
         self.method.before_step()
         losses: list[Tensor] = []
         logs: dict[str, Tensor] = {}
@@ -169,6 +171,7 @@ class Trainer:
             for name, value in outcome.logs.items():
                 logs[name] = logs.get(name, 0.0) + value / len(parts)
         faults.point("loop.after_backward", step)
+        logs |= self.alarm.finish(logs)
         if self.classifier is not None:
             logs |= self.classifier.learn((step, self.total, self.plan.steps_per_epoch))
         with timing.part("optimizer"):
@@ -226,7 +229,7 @@ class Trainer:
             rundir.refuse_if_too_small(out, self.state.bytes(), store.keep)
             write_text(out / "recipe.yaml", recipe.to_yaml(), sealed=True)
             described = self.state.describe(recipe, self.counter, start)
-            write_json(out / "environment.json", self.environment | described)
+            write_json(out / "environment.json", self.environment | described, sealed=True)
             log = RunLog(out, recipe.config(), self.run.log.trackers, start, bar)
         try:
             with Saver(self.state, store, checkpoints, self.device) as saver:
@@ -240,14 +243,14 @@ class Trainer:
             made_by = {"recipe": recipe.config(), "steps": self.total, **self.environment}
             save_encoder(encoder, out / "encoder", made_by, source=recipe.data)
             described = self.state.describe(recipe, self.counter, self.total)
-            write_json(out / "environment.json", self.environment | described)
+            write_json(out / "environment.json", self.environment | described, sealed=True)
 
     def _train(
         self, out: Path, start: int, flag: StopFlag, log: RunLog | None, saver: Saver
     ) -> None:
         meter = Meter()
         every = self.run.log.every_steps
-        stream = self._replayed(start, flag)
+        stream = self.batches_from(start, flag)
         if start == 0:
             self.callback(out, 0)
         self.counter.start()
@@ -264,15 +267,13 @@ class Trainer:
                 done += 1
                 last = done == self.total
                 knn = self.callback(out, done)
+                warning = self.alarm.check(done, metrics)
                 if log and (done % every == 0 or last or knn):
-                    counts = {
-                        "epoch": done / self.plan.steps_per_epoch,
-                        "seconds": saver.seconds(),
-                        "skipped": len(self.state.guard.skipped),
-                        "unreadable": len(self.state.bad),
-                    }
-                    log.line(done, {**counts, **metrics, **meter.metrics(), **knn})
+                    epoch, seconds = done / self.plan.steps_per_epoch, saver.seconds()
+                    counts = {"epoch": epoch, "seconds": seconds, **self.state.counts()}
+                    log.line(done, {**counts, **metrics, **meter.metrics(), **knn}, warning)
                     meter = Meter()
+                self.alarm.end(warning)
                 if saver.after_step(done, flag, last=last):
                     raise Interrupted(flag.number or 15)
         except Exception as error:
@@ -280,10 +281,11 @@ class Trainer:
             if not self.updating:
                 self.before.restore()
                 error.add_note(saver.before_error(done))
+                postmortem.keep(error, out, self.recipe, self.state, done)
             raise
 
-    def _replayed(self, start: int, flag: StopFlag) -> Iterator[Batch]:
-        """Load the batches from a step on, after replaying those that the views remember."""
+    def batches_from(self, start: int, flag: StopFlag) -> Iterator[Batch]:
+        """Load the batches from a step on, after making the views that later ones remember."""
         own = self.run.batch_size // dist.world_size()
         again = min(start, -(-self.recipe.views.memory_size // own))
         loader = self.run.loader

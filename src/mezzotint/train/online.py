@@ -1,5 +1,7 @@
 """Online evaluation while a run trains: kNN and a linear classifier; never on test samples."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -15,6 +17,9 @@ from mezzotint.recipe.component import Component
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.seeding import sample_order
 from mezzotint.types import Features
+
+if TYPE_CHECKING:
+    from mezzotint.recipe.recipe import Recipe
 
 _MOST = 10_000
 
@@ -136,11 +141,10 @@ class OnlineClassifier(nn.Module):
         encoder.register_forward_hook(self._keep_features)
 
     @classmethod
-    def of(
-        cls, settings: Classifier | None, source: Source, encoder: Encoder, device: torch.device
-    ) -> "OnlineClassifier | None":
+    def of(cls, recipe: "Recipe", device: torch.device) -> "OnlineClassifier | None":
         """Make the classifier of a run on its device, if the recipe has one."""
-        return None if settings is None else cls(settings, source, encoder).to(device)
+        settings = recipe.run.log.classifier
+        return None if settings is None else cls(settings, recipe.data, recipe.encoder).to(device)
 
     def _keep_features(self, module: nn.Module, inputs: object, features: Tensor) -> None:
         if module.training:

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mezzotint import dist
-from mezzotint.files import write_text
+from mezzotint.files import replacing, sealing, write_text
 from mezzotint.recipe.phases import refuse_other_recipe
 from mezzotint.recipe.reading import dump_yaml
 from mezzotint.recipe.recipe import Phase, Plan, Recipe, read_recipe
@@ -118,6 +118,7 @@ def _has_checkpoint(folder: Path) -> bool:
 
 def _publish(last: Path, out: Path) -> None:
     """Copy what evaluation and report read to the top of the run."""
-    for name in ("metrics.jsonl", "environment.json"):
-        shutil.copy2(last / name, out / name)
+    for name, writing in (("metrics.jsonl", replacing), ("environment.json", sealing)):
+        with writing(out / name) as temporary:
+            shutil.copyfile(last / name, temporary)
     shutil.copytree(last / "encoder", out / "encoder", dirs_exist_ok=True)

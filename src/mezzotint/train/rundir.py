@@ -39,7 +39,8 @@ _OWN = frozenset(
     evaluation.json baselines.json evaluated.json evaluated_on.json
     finetune.json layers.json layers.html invariances.json invariances.html codes.json codes.html
     report.html exports transfer.yaml network.safetensors metrics.json by_class.json table.json
-    table.md index.html features.npz features.parquet""".split()
+    table.md index.html features.npz features.parquet
+    postmortem""".split()
 )
 """What a run, and the verbs that write into its directory, leave there."""
 _LOCK = ".lock"

@@ -99,14 +99,22 @@ class Checkpoints(Component):
 
 
 class Guard(Component):
-    """Handle a loss or gradient that is NaN or inf.
+    """Handle a loss or gradient that is NaN or inf, and features that collapse.
 
     Args:
         action: `abort` stops with the last good weights saved; `skip` skips the step.
         patience: steps in a row that may be skipped before the run stops.
+        stop_on_collapse: stop when the features of logged steps have collapsed, instead of a
+            warning in terminal, log and report.
     """
 
-    def __init__(self, *, action: Literal["abort", "skip"] = "skip", patience: int = 5) -> None:
+    def __init__(
+        self,
+        *,
+        action: Literal["abort", "skip"] = "skip",
+        patience: int = 5,
+        stop_on_collapse: bool = False,
+    ) -> None:
         if patience < 0:
             raise ValueError(
                 f"`run.guard.patience` must be at least 0, got {patience}. "
@@ -114,6 +122,7 @@ class Guard(Component):
             )
         self.action = action
         self.patience = 0 if action == "abort" else patience
+        self.stop_on_collapse = stop_on_collapse
 
 
 class Log(Component):

@@ -80,6 +80,10 @@ class RunState:
                 "Check the data with `mezzotint doctor`."
             )
 
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of skipped steps and of unreadable samples, for the log."""
+        return {"skipped": len(self.guard.skipped), "unreadable": len(self.bad)}
+
     def bytes(self) -> int:
         """Estimate the size of a checkpoint before the first step."""
         # The optimizer has no moments yet; it will have at most two per weight.

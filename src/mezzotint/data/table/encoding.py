@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from mezzotint.data.memory import usable_std
 from mezzotint.data.table.files import Column, words_of
-from mezzotint.files import require_seal
+from mezzotint.files import read_json
 
 Floats = npt.NDArray[np.float64]
 
@@ -254,8 +254,7 @@ def _stored(path: Path) -> Mapping[str, Any]:
             f"`{path}` has no encoder.json. It must be an encoder or a run directory, as "
             "`mezzotint pretrain` writes it. Check the path."
         )
-    require_seal(file)
-    stored: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    stored: Mapping[str, Any] = read_json(file)
     return stored.get("preprocessing") or {}
 
 
