@@ -15,7 +15,8 @@ one per channel or group); all other tensors have their own names.
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +145,28 @@ def encoder_of(description: Mapping[str, Any]) -> Encoder:
     built: Encoder = construct(config, "Encoder", {"Encoder": (Input(**stated),)})
     if "mup" in description:
         restore_roles(built, description["mup"])
-    elif (description.get("made_by", {}).get("recipe") or {}).get("mup"):
+    elif ((description.get("made_by") or {}).get("recipe") or {}).get("mup"):
         raise ValueError(
             "The encoder was trained in muP, and its description has no `mup`, the roles of its "
             "parameters. Copy `mup` from the encoder.json of the run."
         )
     return built
+
+
+@contextmanager
+def _described(file: Path) -> Iterator[None]:
+    """Say of a description that has other keys or types that it is none of an encoder.
+
+    Raises:
+        ValueError: then.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise ValueError(
+            f"`{file}` does not describe an encoder ({type(error).__name__}: {error}). Save or "
+            "export the encoder again."
+        ) from error
 
 
 def require_hash(file: Path, saved: str, remedy: str) -> None:
@@ -195,6 +212,11 @@ def load_encoder(path: str | Path, *, model: Encoder | None = None) -> Encoder:
             f"`{path}` has no encoder.json. It must be an encoder or a run directory, as "
             "`mezzotint pretrain` writes it. Check the path."
         )
+    with _described(folder / "encoder.json"):
+        return _load(folder, model)
+
+
+def _load(folder: Path, model: Encoder | None) -> Encoder:
     description = read_json(folder / "encoder.json")
     weights = folder / "encoder.safetensors"
     # The JSON is written after the weights, so a killed run leaves a hash that does not match.
@@ -251,6 +273,11 @@ def load_packed(path: str | Path) -> Encoder:
             f"`{path}` has no packed.json. It must be a packed encoder, as `mezzotint export RUN "
             "--format packed` writes it. Check the path."
         )
+    with _described(folder / "packed.json"):
+        return _load_packed(folder)
+
+
+def _load_packed(folder: Path) -> Encoder:
     description = read_json(folder / "packed.json")
     file = folder / "packed.safetensors"
     require_hash(file, description["sha256"], "export it again")

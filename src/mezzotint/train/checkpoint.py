@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -194,7 +195,7 @@ def verify(folder: Path) -> dict[str, Any]:
             for name, stated in manifest["files"].items()
         }
         digest = manifest.pop("sha256", None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointCorrupt(f"`{folder}` has no readable manifest ({error})") from error
     if version != FORMAT:
         raise CheckpointCorrupt(
@@ -231,13 +232,17 @@ def load(folder: Path) -> Saved:
     verify(folder)
     try:
         state = json.loads((folder / "state.json").read_bytes())
+        step = state.pop("step")
         model = load_file(folder / "model.safetensors")
         optimizer = load_file(folder / "optimizer.safetensors")
     except OSError as error:
         raise CheckpointCorrupt(f"`{folder}` cannot be read ({error})") from error
-    if state["step"] != _step_of(folder):
-        raise CheckpointCorrupt(f"`{folder}` has the state of step {state['step']}")
-    return Saved(state.pop("step"), model, optimizer, state)
+    # The files are those of the manifest: somebody wrote them so.
+    except (ValueError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
+        raise CheckpointCorrupt(f"`{folder}` is not a checkpoint ({error})") from error
+    if step != _step_of(folder):
+        raise CheckpointCorrupt(f"`{folder}` has the state of step {step}")
+    return Saved(step, model, optimizer, state)
 
 
 def size_of(model: Tensors, optimizer: Tensors) -> int:

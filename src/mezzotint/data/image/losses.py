@@ -42,13 +42,16 @@ def loss_of(image: Image.Image, *, decode: bool = True) -> Loss:
         decode: whether to decode images of 16 bits, for their largest value.
     """
     kinds = []
-    deep = _is_deep(image)
-    if deep:
-        kinds.append(DEEP)
-    if _extra_bands(image):
-        kinds.append(BANDS)
-    if getattr(image, "n_frames", 1) > 1:
-        kinds.append(PAGES)
+    try:
+        deep = _is_deep(image)
+        if deep:
+            kinds.append(DEEP)
+        if _extra_bands(image):
+            kinds.append(BANDS)
+        if getattr(image, "n_frames", 1) > 1:
+            kinds.append(PAGES)
+    except Exception:  # decoders raise nearly any exception; `decode` names it
+        return Loss((), 0)
     return Loss(tuple(kinds), _bits(image) if deep and decode else 0)
 
 
