@@ -124,6 +124,13 @@ def test_what_does_not_fit_is_refused_before_training(saved: Path, tmp_path: Pat
         plan(saved, "pasted_c4", ["views.kind=two_views"])
 
 
+def test_an_encoder_of_gray_images_is_refused(tmp_path: Path) -> None:
+    gray = resnet8(Input((1, 8, 8), (0.5,), (0.5,)), stem="small", width=2)
+    path = save_encoder(gray, tmp_path / "gray")
+    with pytest.raises(ValueError, match="takes images of 1 channel.s., and transfer trains on"):
+        plan(path, "pasted_c4", TINY)
+
+
 def test_mask_rcnn_without_masks_is_refused(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     content = {

@@ -31,7 +31,7 @@ UNREAD = (".html", ".md")
 def _digest(tensors: dict[str, torch.Tensor]) -> str:
     sums = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        sums.update(name.encode() + str(tensor.dtype).encode() + bytes(tensor.shape))
+        sums.update(name.encode() + str(tensor.dtype).encode() + str(tensor.shape).encode())
         sums.update(tensor.detach().contiguous().numpy().tobytes())
     return sums.hexdigest()
 

@@ -101,7 +101,13 @@ def plan(
     if seeds < 1:
         raise ValueError(f"`--seeds` must be at least 1, got {seeds}. 3 give an interval.")
     config = read_transfer(what or DEFAULT, overrides)
-    require_resnet(load_encoder(encoder), "transfer")
+    loaded = load_encoder(encoder)
+    require_resnet(loaded, "transfer")
+    if loaded.input.shape[0] != 3:
+        raise ValueError(
+            f"`{encoder}` takes images of {loaded.input.shape[0]} channel(s), and transfer trains "
+            "on color images. Pretrain an encoder on images of 3 channels."
+        )
     _refuse_if_unfit(config)
     return Transfer(Path(encoder), config, seeds, baseline)
 

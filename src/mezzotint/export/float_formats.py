@@ -15,7 +15,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import ResNet
 from mezzotint.encoders.timm import TimmEncoder
 from mezzotint.export.verify import Function
-from mezzotint.files import read_json, write_json
+from mezzotint.files import read_json, require_seal, write_json
 from mezzotint.modality.modality import modality_of
 from mezzotint.quant.onnx.session import require
 
@@ -107,7 +107,12 @@ def write_torch_export(encoder: Encoder, path: Path) -> None:
 
 
 def open_torch_export(path: Path) -> Function:
-    """Open a `.pt2` file as a function of one batch."""
+    """Open a `.pt2` file as a function of one batch.
+
+    Raises:
+        ValueError: when the file changed after it was exported.
+    """
+    require_seal(path)
     module = torch.export.load(path).module()
 
     def run(x: torch.Tensor) -> torch.Tensor:
@@ -182,6 +187,7 @@ def write_timm(encoder: Encoder, folder: Path) -> tuple[Path, ...]:
 def open_timm(folder: Path) -> Function:
     """Open a folder of `write_timm` with `timm.create_model(..., checkpoint_path=...)`."""
     timm = require("timm", "--format timm", "timm")
+    require_seal(folder / "model.safetensors")
     config = read_json(folder / "config.json")
     model: nn.Module = timm.create_model(
         config["architecture"],
@@ -223,6 +229,7 @@ def open_torchvision(folder: Path) -> Function:
     """Open a folder of `write_torchvision`; the state dict must match the network exactly."""
     import torchvision
 
+    require_seal(folder / "model.safetensors")
     config = read_json(folder / "config.json")
     model: Any = torchvision.models.get_model(config["architecture"], weights=None)
     model.fc = nn.Identity()
