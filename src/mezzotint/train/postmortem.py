@@ -86,10 +86,11 @@ def _write(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     good = CheckpointStore(out / "checkpoints").newest_good()
-    if good is None:  # stopped before the first checkpoint
+    # What is divided over the processes cannot be gathered here.
+    if good is None and not state.is_divided:  # stopped before the first checkpoint
         with contextlib.suppress(NotFinite):  # from the first step on, replay finds the update
             good = CheckpointStore(folder / "checkpoints").save(step, *state.parts(step))
-    else:
+    elif good is not None:
         shutil.copytree(good, folder / "checkpoints" / good.name, copy_function=_link)
     write_text(folder / "recipe.yaml", recipe.to_yaml(), sealed=True)
     write_json(folder / "environment.json", {"directory": str(Path.cwd())}, sealed=True)

@@ -85,8 +85,8 @@ def replay(folder: str) -> Replay:
     bundle = read_bundle(folder)
     recipe = Recipe.load(bundle.folder)
     config = recipe.run.config
-    # Hooks would break up a compiled graph, and a compiled step is the same step.
-    compute = {**config["compute"], "compile": False}
+    # One process runs it; hooks would break up a compiled graph, whose steps are the same.
+    compute = {**config["compute"], "compile": False, "sharding": "none"}
     recipe.run = construct({**config, "compute": compute}, "Run", {})
     trainer = Trainer(recipe, recipe.run.compute.torch_device())
     if bundle.has_checkpoint:
