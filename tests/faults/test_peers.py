@@ -11,6 +11,7 @@ import pytest
 
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.log import read_metrics
+from tests import ROOT
 
 TIMEOUT_S = 6
 SCRIPT = f"""
@@ -38,7 +39,7 @@ def two(out: Path, fault: str) -> tuple[list[int], list[str]]:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(out)], stderr=subprocess.PIPE, text=True,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=ROOT,
         )
         for rank in range(2)
     ]  # fmt: skip

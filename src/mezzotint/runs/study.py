@@ -93,7 +93,7 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
     arms = _arms(content, path)
     _refuse_without_effect(overrides, arms)
     reference = content.get("reference", next(iter(arms)))
-    if reference not in arms:
+    if not isinstance(reference, str) or reference not in arms:
         raise RecipeError(
             f"`reference` in `{path}` must be one of {', '.join(arms)}, got {reference!r}. "
             f"Choose an arm.{nearest(str(reference), arms)}"

@@ -238,7 +238,7 @@ def load(folder: Path) -> Saved:
     except OSError as error:
         raise CheckpointCorrupt(f"`{folder}` cannot be read ({error})") from error
     # The files are those of the manifest: somebody wrote them so.
-    except (ValueError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointCorrupt(f"`{folder}` is not a checkpoint ({error})") from error
     if step != _step_of(folder):
         raise CheckpointCorrupt(f"`{folder}` has the state of step {step}")

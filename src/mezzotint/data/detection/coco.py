@@ -102,22 +102,22 @@ def mask_of(segmentation: Any, height: int, width: int) -> Tensor:
     Raises:
         ValueError: when it is neither, or of another size.
     """
-    if isinstance(segmentation, list):
-        canvas = Image.new("1", (width, height))
-        for polygon in segmentation:
-            if len(polygon) >= 6:
-                # PIL fills the pixels that a line touches; COCO's pixel centers lie at halves.
-                ImageDraw.Draw(canvas).polygon([v - 0.5 for v in polygon], fill=1)
-        return torch.from_numpy(np.array(canvas, dtype=np.bool_))
     try:
-        size, counts = segmentation["size"], segmentation["counts"]
+        if isinstance(segmentation, list):
+            canvas = Image.new("1", (width, height))
+            for polygon in segmentation:
+                if len(polygon) >= 6:
+                    # PIL fills the pixels that a line touches; COCO's pixel centers lie at halves.
+                    ImageDraw.Draw(canvas).polygon([v - 0.5 for v in polygon], fill=1)
+            return torch.from_numpy(np.array(canvas, dtype=np.bool_))
+        size, counts = list(segmentation["size"]), segmentation["counts"]
         runs = _runs(counts) if isinstance(counts, str) else [int(c) for c in counts]
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(
             f"A segmentation must be polygons, or size and counts, got {error}. Correct the "
             "annotation."
         ) from None
-    if list(size) != [height, width] or sum(runs) != height * width or min(runs) < 0:
+    if size != [height, width] or sum(runs) != height * width or min(runs) < 0:
         raise ValueError(
             f"The run lengths of a mask must cover the image's [{height}, {width}], got "
             f"{sum(runs)} pixels and size {size}. Correct the annotation."
@@ -162,17 +162,39 @@ def _read_json(path: Path) -> dict[str, Any]:
         sound = all(kinds.values()) and all(
             set(_NEEDED[name]) <= set(x) for name in _NEEDED for x in content[name]
         )
-    except (ValueError, KeyError, TypeError):
+        sound = sound and _has_ids(content) and all(map(_has_box, content["annotations"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
         needed = "; ".join(f"{name} with {', '.join(keys)}" for name, keys in _NEEDED.items())
         raise ValueError(
             f"`{path}` is not COCO's JSON of instances. It must be a mapping of {needed}. Write "
-            "these."
+            "these, with numbers as ids and boxes of four numbers."
         )
     return dict(content)
 
 
+def _has_ids(content: dict[str, Any]) -> bool:
+    """Whether images, and categories, have ids that can be compared: numbers, or texts."""
+    return all(
+        {type(x["id"]) for x in content[name]} in ({int}, {str}, set())
+        for name in ("images", "categories")
+    )
+
+
+def _has_box(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation names an image and a category, and has a box of four finite numbers."""
+    box = annotation["bbox"]
+    ids = annotation["image_id"], annotation["category_id"]
+    return (
+        all(isinstance(value, (int, str)) for value in ids)
+        and isinstance(box, list)
+        and len(box) == 4
+        and all(type(v) in (int, float) and abs(v) < _LARGEST for v in box)
+    )
+
+
+_LARGEST = 1e9
 _NEEDED = {
     "images": ("id", "file_name"),
     "annotations": ("image_id", "category_id", "bbox"),
@@ -186,14 +208,10 @@ def _entries(
     own: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         box = annotation["bbox"]
-        if (
-            annotation["image_id"] not in own
-            or annotation["category_id"] not in labels
-            or len(box) != 4
-        ):
+        if annotation["image_id"] not in own or annotation["category_id"] not in labels:
             raise ValueError(
                 f"`{file}`: the annotation {annotation.get('id', '?')} names a missing image or "
-                "category, or has no box of four numbers. Correct it."
+                "category. Correct it."
             )
         if box[2] > 0 and box[3] > 0:
             own[annotation["image_id"]].append(annotation)
