@@ -4,6 +4,7 @@ Recipes come from strangers, so YAML is plain data and nothing more. There are n
 no interpolation and no environment, duplicate keys are refused, and size and depth are limited.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -309,7 +310,7 @@ def start_overrides(path: Path) -> list[str]:
         if not file.is_file():
             continue
         try:
-            described = json.loads(file.read_text(encoding="utf-8"))
+            described = read_json(file)
             encoder = described.get("encoder") or {
                 "kind": "timm",
                 "name": described["architecture"],

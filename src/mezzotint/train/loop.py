@@ -269,8 +269,7 @@ class Trainer:
                 knn = self.callback(out, done)
                 warning = self.alarm.check(done, metrics)
                 if log and (done % every == 0 or last or knn):
-                    epoch, seconds = done / self.plan.steps_per_epoch, saver.seconds()
-                    counts = {"epoch": epoch, "seconds": seconds, **self.state.counts()}
+                    counts = self.state.counts(saver.seconds(), done / self.plan.steps_per_epoch)
                     log.line(done, {**counts, **metrics, **meter.metrics(), **knn}, warning)
                     meter = Meter()
                 self.alarm.end(warning)

@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import construct
+from mezzotint.train import continued
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import NotFinite, first_not_finite
 from mezzotint.train.log import Meter
@@ -88,6 +89,7 @@ def replay(folder: str) -> Replay:
     # One process runs it; hooks would break up a compiled graph, whose steps are the same.
     compute = {**config["compute"], "compile": False, "sharding": "none"}
     recipe.run = construct({**config, "compute": compute}, "Run", {})
+    continued.begin(recipe, fresh=not bundle.has_checkpoint)
     trainer = Trainer(recipe, recipe.run.compute.torch_device())
     if bundle.has_checkpoint:
         trainer.state.restore(CheckpointStore(bundle.folder / "checkpoints"))

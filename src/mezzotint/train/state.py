@@ -80,9 +80,10 @@ class RunState:
                 "Check the data with `mezzotint doctor`."
             )
 
-    def counts(self) -> dict[str, int]:
-        """Return the numbers of skipped steps and of unreadable samples, for the log."""
-        return {"skipped": len(self.guard.skipped), "unreadable": len(self.bad)}
+    def counts(self, seconds: float, epoch: float) -> dict[str, float]:
+        """Return the first entries of a line of the log, up to skipped steps and bad samples."""
+        skipped, unreadable = len(self.guard.skipped), len(self.bad)
+        return {"epoch": epoch, "seconds": seconds, "skipped": skipped, "unreadable": unreadable}
 
     def bytes(self) -> int:
         """Estimate the size of a checkpoint before the first step."""
