@@ -241,8 +241,8 @@ def _tables() -> list[Reader]:
 def _lists() -> list[Reader]:
     from mezzotint.augment.image.auto_augment import read_sub_policies
     from mezzotint.data.listing.lists import read_label_table, read_list, read_video_list
-    from mezzotint.recipe.reading import read_raw
-    from mezzotint.recipe.recipe import Plan, shipped
+    from mezzotint.recipe.reading import read_raw, shipped
+    from mezzotint.recipe.recipe import Plan
     from mezzotint.runs.study import read_study, shipped_studies
 
     captions = b"path,caption\n" + b"".join(b"%d.png,a cat %d\n" % (n, n) for n in range(3))
