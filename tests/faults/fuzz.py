@@ -5,6 +5,7 @@ with a `ValueError`, an `OSError` or `Unreadable`; any other error, a crash, mor
 of processor time and more than 400 MB are faults.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -13,7 +14,7 @@ import shutil
 import struct
 import tempfile
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -402,9 +403,10 @@ def _stored() -> list[Reader]:
     return found
 
 
-def readers() -> list[Reader]:
+@functools.cache
+def readers() -> tuple[Reader, ...]:
     """List all readers with a good file each."""
-    return [*_media(), *_tables(), *_lists(), *_stored()]
+    return (*_media(), *_tables(), *_lists(), *_stored())
 
 
 def good_value(reader: Reader, folder: Path) -> Any:
@@ -457,7 +459,7 @@ def changed(good: bytes, text: bool, draws: random.Random) -> bytes:
     return bytes(content)
 
 
-def try_file(all_readers: list[Reader], folder: Path, seed: int, number: int) -> dict[str, Any]:
+def try_file(all_readers: Sequence[Reader], folder: Path, seed: int, number: int) -> dict[str, Any]:
     """Make one damaged file, and let its reader read it."""
     reader = all_readers[number % len(all_readers)]
     draws = random.Random(f"fuzz {seed} {number}")

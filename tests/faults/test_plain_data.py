@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +22,6 @@ _VALUES = st.recursive(
     ),
     max_leaves=6,
 )
-PLAIN = [r for r in fuzz.readers() if r.file.endswith((".json", ".yaml"))]
 
 
 def nodes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -53,8 +51,15 @@ def test_parts_are_replaced() -> None:
     assert replaced(value, ("a", 1, "b"), None) == {"a": [1, {"b": None}]}
 
 
-@pytest.mark.parametrize("reader", PLAIN, ids=[reader.name for reader in PLAIN])
-def test_any_part_may_be_anything(reader: fuzz.Reader) -> None:
+def test_any_part_may_be_anything() -> None:
+    plain = [one for one in fuzz.readers() if one.file.endswith((".json", ".yaml"))]
+    assert len(plain) >= 10
+    for reader in plain:
+        try_parts(reader)
+
+
+def try_parts(reader: fuzz.Reader) -> None:
+    """Replace one part of a good file by any value, many times."""
     good = yaml.safe_load(reader.good)
     paths = nodes(good)
 
