@@ -298,6 +298,14 @@ def test_whatever_is_missing_the_page_is_whole_and_says_so(
     assert "nan" not in page.scripts[0] and "NaN" not in page.scripts[0], "JSON has no NaN"
 
 
+def test_a_collapse_during_training_is_a_warning(make_run: MakeRun) -> None:
+    run = make_run()
+    lines = lines_of(run)
+    lines[2]["collapsed"] = 1.0
+    write_lines(run, lines)
+    assert f"The features had collapsed by step {lines[2]['step']}." in report(run).words
+
+
 def test_without_labels_the_map_has_no_colors_and_no_table_of_classes(
     make_run: MakeRun, colored_images: Images, tmp_path: Path
 ) -> None:
