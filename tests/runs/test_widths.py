@@ -106,7 +106,7 @@ def test_a_run_that_diverges_loses_and_any_other_failure_is_raised(
     monkeypatch.setattr(widths, "pretrain", fail(NotFinite("loss")))
     found = transfer_rates(settings, [4, 8], [1e-3], tmp_path, say=lambda _: None)
     assert found.losses("mup", 8) == [float("inf")]
-    assert write_rate_transfer(found, tmp_path / "index.html").is_file()
+    assert "<td>diverged</td>" in write_rate_transfer(found, tmp_path / "x.html").read_text()
 
 
 def test_best_rates_and_their_drift() -> None:

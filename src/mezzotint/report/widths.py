@@ -97,7 +97,8 @@ def write_rate_transfer(transfer: RateTransfer, out: Path) -> Path:
         },
         {
             "title": "Training curves by width, each at the best rate of the narrowest",
-            "note": f"Wider is always better where muP is right. {wider(transfer)}",
+            "note": "Means over a twentieth of the steps. Wider is always better where muP is "
+            f"right. {wider(transfer)}",
             "source": _png(_curve_figure(transfer)),
         },
     ]
@@ -106,8 +107,18 @@ def write_rate_transfer(transfer: RateTransfer, out: Path) -> Path:
         for width in transfer.widths
     ]
     rows.append(["drift, in factors of 2", *(f"{transfer.drift(n):.1f}" for n in PARAMETRIZATIONS)])
-    table = {"title": "Best rates", "heads": ["", "muP", "standard"], "rows": rows}
-    return _write("Learning rates across widths", proposal(transfer), pictures, [table], out)
+    best = {"title": "Best rates", "heads": ["", "muP", "standard"], "rows": rows}
+    losses = {
+        "title": "Loss over the last tenth of training, mean over seeds, by rate",
+        "heads": ["", *(f"{rate:.4g}" for rate in transfer.rates)],
+        "rows": [
+            [f"{_NAMES[name]}, width {width}", *map(_loss, transfer.losses(name, width))]
+            for name in PARAMETRIZATIONS
+            for width in transfer.widths
+        ],
+    }
+    title = "Learning rates across widths"
+    return _write(title, proposal(transfer), pictures, [best, losses], out)
 
 
 def proposal(transfer: RateTransfer) -> str:
@@ -138,33 +149,56 @@ def wider(transfer: RateTransfer) -> str:
 
 
 def _loss_figure(transfer: RateTransfer) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for number, name in enumerate(PARAMETRIZATIONS, 1):
-        axes = figure.add_subplot(1, 2, number)
-        for width in transfer.widths:
+    plot, panels = _panels("learning rate")
+    for name, axes in zip(PARAMETRIZATIONS, panels, strict=True):
+        for width, color in _colors(transfer):
             losses = [v if math.isfinite(v) else math.nan for v in transfer.losses(name, width)]
-            axes.plot(transfer.rates, losses, marker="o", label=f"width {width}")
-        axes.set(title=_NAMES[name], xlabel="learning rate", ylabel="training loss")
+            axes.plot(transfer.rates, losses, marker="o", color=color, label=f"width {width}")
         axes.set_xscale("log", base=2)
         axes.legend(fontsize="small")
-    return figure
+    return plot
 
 
 def _curve_figure(transfer: RateTransfer) -> Any:
+    """Means of the curves over a twentieth of them, which noise of single batches would hide."""
+    plot, panels = _panels("logged step")
+    rate = transfer.best("mup", transfer.widths[0])
+    for name, axes in zip(PARAMETRIZATIONS, panels, strict=True):
+        for width, color in _colors(transfer):
+            curve = transfer.curve(name, width, rate)
+            window = max(1, len(curve) // 20)
+            starts = range(0, len(curve) - window + 1, window)
+            means = [sum(curve[i : i + window]) / window for i in starts]
+            steps = [start + window / 2 for start in starts]
+            axes.plot(steps, means, color=color, label=f"width {width}")
+        axes.legend(fontsize="small")
+    return plot
+
+
+def _panels(xlabel: str) -> tuple[Any, list[Any]]:
+    """A panel for each parametrization, on one scale of losses."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    rate = transfer.best("mup", transfer.widths[0])
-    for number, name in enumerate(PARAMETRIZATIONS, 1):
-        axes = figure.add_subplot(1, 2, number)
-        for width in transfer.widths:
-            means = transfer.curve(name, width, rate)
-            axes.plot(means, label=f"width {width}")
-        axes.set(title=_NAMES[name], xlabel="logged step", ylabel="training loss")
-        axes.legend(fontsize="small")
-    return figure
+    panels = list(figure.subplots(1, 2, sharey=True))
+    for name, axes in zip(PARAMETRIZATIONS, panels, strict=True):
+        axes.set(title=_NAMES[name], xlabel=xlabel)
+    panels[0].set_ylabel("training loss")
+    return figure, panels
+
+
+def _colors(transfer: RateTransfer) -> list[tuple[int, Any]]:
+    """Widths with colors from light to dark."""
+    from matplotlib import colormaps
+
+    last = max(1, len(transfer.widths) - 1)
+    return [
+        (w, colormaps["viridis_r"](0.2 + 0.8 * i / last)) for i, w in enumerate(transfer.widths)
+    ]
+
+
+def _loss(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "diverged"
 
 
 def _slope(value: float | None) -> str:
