@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from mezzotint.cli import app, training
+from mezzotint.cli import app, evaluation, training
 from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.recipe import reading as reading_module
 from mezzotint.recipe.reading import parse_yaml
@@ -142,12 +142,12 @@ def test_parts_of_an_evaluation_that_no_longer_fit_are_named_and_measured_later(
     shutil.copytree(run, copied)
     for name in ("evaluation.json", "baselines.json", "evaluated_on.json", "seals.json"):
         (copied / name).unlink(missing_ok=True)
-    training._evaluate(copied, "bar", QUICK[:2], limit_s=0.0)
+    evaluation.evaluate_run(copied, "bar", QUICK[:2], limit_s=0.0)
     said = capsys.readouterr().out
     left = "untrained encoder 0, hand-made features, raw input"
     assert f"within the time of an evaluation: {left}; measure them with mezzotint evaluate" in said
     assert read_evaluation(copied) and not read_baselines(copied).untrained
-    training._evaluate(copied, "json", QUICK[:2])
+    evaluation.evaluate_run(copied, "json", QUICK[:2])
     assert "left_out" not in capsys.readouterr().out
     assert read_baselines(copied).untrained and read_baselines(copied).raw
 

@@ -10,9 +10,12 @@ import torch
 from PIL import Image
 
 from mezzotint.encoders.saving import load_encoder, save_encoder
+from mezzotint.evaluation.before_after import read_changes
 from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.evaluation.summary import summary
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.report.headline import start_words
+from mezzotint.report.page import write_report
 from mezzotint.runs.evaluate import evaluate
 from mezzotint.train.loop import pretrain
 from tests.tiny import config
@@ -156,3 +159,24 @@ def test_data_of_another_modality_are_refused_before_they_are_measured(run: Path
     ):
         evaluate(run, ["data={kind: speech}", "evaluate.baselines=false"])
     assert (run / "evaluation.json").read_bytes() == written
+
+
+def test_a_run_with_a_start_says_what_training_changed(tmp_path: Path) -> None:
+    first = pretrain(Recipe.build(config()), tmp_path / "first", progress="quiet")
+    run = pretrain(
+        Recipe.build(resolve_recipe(config() | {"init": {"path": str(first), "keep": "last"}})),
+        tmp_path / "run",
+        progress="quiet",
+    )
+    evaluation = evaluate(run, ["evaluate.baselines=false", "evaluate.seeds=1"])
+    start = evaluate(first, ["evaluate.baselines=false", "evaluate.seeds=1"])
+    for one in read_changes(run):
+        values = [
+            max(row.value for row in rows if row.metric == one.metric)
+            for rows in (start.rows, evaluation.rows)
+        ]
+        assert [one.before, one.after] == pytest.approx(values)
+    assert read_changes(run) and not read_changes(first)
+    assert any("training" in text for text, _ in start_words(run))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "after training" in page and "validation samples" in page

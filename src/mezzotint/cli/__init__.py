@@ -3,6 +3,7 @@
 # Verbs are listed by `--help` in the order of these imports.
 # isort: off
 from mezzotint.cli import training as training
+from mezzotint.cli import evaluation as evaluation
 from mezzotint.cli import finetuning as finetuning
 from mezzotint.cli import analysis as analysis
 from mezzotint.cli import scaling as scaling

@@ -3,6 +3,7 @@
 A command ends with its exit code, and with one line on stderr when something went wrong.
 """
 
+import json
 import os
 import re
 import sys
@@ -54,6 +55,12 @@ Data = Annotated[
     ),
 ]
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)+=")
+
+
+def say(mode: str, text: str, data: dict[str, Any]) -> None:
+    """Print a message, in the mode `json` its data, and in the mode `quiet` nothing."""
+    if mode != "quiet":
+        typer.echo(json.dumps(data) if mode == "json" else text)
 
 
 def print_table(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:

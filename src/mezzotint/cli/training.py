@@ -1,27 +1,13 @@
-"""The verbs that make and measure a run: pretrain, evaluate, report."""
+"""The verb that makes a run: pretrain."""
 
 import json
-import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mezzotint.cli.app import (
-    Clips,
-    Crops,
-    Debug,
-    EncoderPath,
-    Json,
-    Quiet,
-    RunPath,
-    app,
-    data_of,
-    print_table,
-    recipe_of,
-)
+from mezzotint.cli.app import Debug, Json, Quiet, app, recipe_of, say
 from mezzotint.recipe.reading import is_data_path, start_overrides
 from mezzotint.recipe.schema import RecipeError, require_paths
 
@@ -29,7 +15,6 @@ if TYPE_CHECKING:
     from mezzotint.recipe.recipe import Plan
     from mezzotint.runs.settings import Export
     from mezzotint.train.budget import Fitted
-    from mezzotint.train.slurm import Job
 
 
 _Slurm = Annotated[
@@ -140,16 +125,14 @@ def pretrain(
         _print_facts([*lines, *_torchrun(words, options)], plan, yaml=yaml)
         return
     if fitted:
-        _say(mode, "\n".join(fitted.lines()), {"chosen": fitted.lines()})
+        say(mode, "\n".join(fitted.lines()), {"chosen": fitted.lines()})
     plan = _chosen_strength(plan, trial_s, mode)
     if slurm:
-        from mezzotint.train.slurm import Job
-
         flags = {"resume": resume, "overwrite": overwrite, "train_only": train_only}
-        flags |= {"quiet": quiet, "as_json": as_json}
-        _queue(plan, Job(pretrain, arguments or (), folder, flags), options)
+        _queue(plan, arguments or [], folder, flags | {"quiet": quiet, "as_json": as_json}, options)
         return
     from mezzotint import dist
+    from mezzotint.cli.evaluation import evaluate_run
     from mezzotint.train.plan import pretrain_plan
 
     exports = _exports(plan)
@@ -157,11 +140,11 @@ def pretrain(
     if not dist.launched_as_main():
         return
     if train_only:
-        _say(mode, f"run: {done}; encoder: {done}/encoder", {"trained": str(done)})
+        say(mode, f"run: {done}; encoder: {done}/encoder", {"trained": str(done)})
         return
-    _say(mode, f"encoder: {done}/encoder; evaluating it now", {"trained": str(done)})
+    say(mode, f"encoder: {done}/encoder; evaluating it now", {"trained": str(done)})
     _export(done, exports, mode)
-    _evaluate(done, mode, limit_s=_limit(done, plan))
+    evaluate_run(done, mode, limit_s=_limit(done, plan))
 
 
 def _limit(run: Path, plan: "Plan") -> float:
@@ -208,7 +191,7 @@ def _export(run: Path, settings: "Export | None", mode: str) -> None:
     from mezzotint.export.exporting import export_all
 
     for artifact, sentence in export_all(run, settings):
-        _say(mode, sentence, {"exported": artifact and str(artifact), "words": sentence})
+        say(mode, sentence, {"exported": artifact and str(artifact), "words": sentence})
 
 
 def _check_resume(out: Path | None, minutes: float | None) -> None:
@@ -257,7 +240,7 @@ def _chosen_strength(plan: "Plan", seconds: float, mode: str) -> "Plan":
     from mezzotint.train.strength import with_strength
 
     choice = with_strength(plan, seconds)
-    _say(mode, choice.line(), {"strength": choice.strength, "measured": dict(choice.measured)})
+    say(mode, choice.line(), {"strength": choice.strength, "measured": dict(choice.measured)})
     return choice.plan
 
 
@@ -328,100 +311,18 @@ def _print_facts(lines: list[str], plan: "Plan", *, yaml: bool) -> None:
     typer.echo("\n".join(lines))
 
 
-def _queue(plan: "Plan", job: "Job", options: dict[str, Any]) -> None:
+def _queue(
+    plan: "Plan",
+    arguments: list[str],
+    out: Path,
+    flags: dict[str, bool],
+    options: dict[str, Any],
+) -> None:
     from mezzotint.recipe.recipe import Recipe
     from mezzotint.train.parts import check_plan
-    from mezzotint.train.slurm import submit
+    from mezzotint.train.slurm import Job, submit
 
     # A recipe that cannot be built is refused now, and not hours later in the queue.
     check_plan(plan, Recipe.build(plan.phases[0].config))
+    job = Job(pretrain, arguments, out, flags)
     typer.echo(f"job {submit(job, options).job_id} is queued; logs: {job.logs}; run: {job.out}")
-
-
-def _say(mode: str, text: str, data: dict[str, Any]) -> None:
-    if mode != "quiet":
-        typer.echo(json.dumps(data) if mode == "json" else text)
-
-
-@app.command()
-def evaluate(
-    run: EncoderPath,
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[DATA] [KEY=VALUE]…",
-            help="A folder, a file or embedded data's name; overrides such as evaluate.seeds=5. "
-            "Default: the run's data.",
-        ),
-    ] = None,
-    clips: Clips = 1,
-    crops: Crops = 1,
-    quiet: Quiet = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Evaluate an encoder on its run's data or on other data, and write the report.
-
-    ENCODER is a run, an imported encoder, or an ONNX file. Under torchrun, the processes divide the
-    samples.
-    """
-    import torch
-
-    from mezzotint import dist
-
-    name, overrides = data_of(arguments)
-    mode = "json" if as_json else "quiet" if quiet or not dist.launched_as_main() else "bar"
-    with dist.process_group(torch.device("cpu")):
-        _evaluate(run, mode, overrides, data=name, clips=clips, crops=crops)
-
-
-def _evaluate(
-    run: Path,
-    mode: str,
-    overrides: Sequence[str] = (),
-    *,
-    limit_s: float = math.inf,
-    **options: Any,
-) -> None:
-    """Evaluate, write the report, and print the main results; see `runs.evaluate`."""
-    from mezzotint import dist
-    from mezzotint.evaluation.progress import part, showing
-    from mezzotint.evaluation.results import results_directory
-    from mezzotint.evaluation.summary import summary
-    from mezzotint.report.headline import headline
-    from mezzotint.report.page import write_report
-    from mezzotint.runs import evaluate
-    from mezzotint.runs.settings import Budget
-
-    folder = results_directory(run)
-    with showing(mode, limit_s=limit_s * (1.0 - Budget.page)) as progress:
-        evaluate.evaluate(run, overrides, **options)
-        if not dist.is_main():
-            return
-        with part("page"):
-            page = write_report(folder)
-    if progress.left_out:
-        words = ", ".join(progress.left_out)
-        text = f"left out, to stay within the time of an evaluation: {words}; measure them with "
-        _say(mode, f"{text}mezzotint evaluate {run}", {"left_out": progress.left_out})
-    if mode == "bar":
-        columns = ("task", "probe", "encoder", "untrained", "hand-made", "raw input")
-        print_table(columns, summary(folder))
-        typer.echo(headline(folder))
-    _say(mode, f"report: {page}", {"report": str(page)})
-
-
-@app.command()
-def report(
-    run: RunPath,
-    compare: Annotated[
-        list[Path] | None,
-        typer.Option(help="Another run to show in the charts of low bits; may be repeated."),
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Write RUN/report.html from the measured results of a run or of a transfer."""
-    from mezzotint.report.page import write_report
-    from mezzotint.report.transfer import is_transfer, write_transfer_report
-
-    typer.echo(write_transfer_report(run) if is_transfer(run) else write_report(run, compare or ()))

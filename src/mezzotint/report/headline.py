@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mezzotint.evaluation.before_after import read_changes
 from mezzotint.evaluation.label_free import verdict
 from mezzotint.evaluation.results import (
     Interval,
@@ -26,6 +27,7 @@ from mezzotint.report.results import (
     task_words,
     unquantized,
 )
+from mezzotint.train.continued import read_outcome
 
 _Pieces = list[tuple[str, bool]]
 
@@ -189,3 +191,24 @@ def collapse_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None
         return None
     words = verdict(value["all/spread"], value["all/rank_ratio"])
     return f"{words[0].upper()}{words[1:]}.", not words.startswith("healthy")
+
+
+def start_words(folder: Path) -> list[tuple[str, bool]]:
+    """Say what training changed of the start of a run, and which encoder was kept.
+
+    Args:
+        folder: directory of a run; without `init` nothing is said.
+
+    Returns:
+        Sentences, and whether each is a warning.
+    """
+    outcome = read_outcome(folder)
+    if outcome is None:
+        return []
+    text = str(outcome).removeprefix("encoder: ")
+    said = [(f"{text[:1].upper()}{text[1:]}.", outcome.kept == "start" or not outcome.task)]
+    for one in read_changes(folder):
+        worse = one.high < 0.0
+        helped = "helped" if one.low > 0.0 else "made it worse" if worse else "changed nothing sure"
+        said.append((f"Training {helped} on {one}.", worse))
+    return [*said[1:], said[0]] if outcome.kept != "start" else said

@@ -27,7 +27,13 @@ from mezzotint.report.bits import bits_section, layers_section
 from mezzotint.report.exports import exports_section
 from mezzotint.report.finetuning import compare_finetuned, is_finetuning
 from mezzotint.report.gallery import view_strips
-from mezzotint.report.headline import collapse_words, lead, sides_words, standing_words
+from mezzotint.report.headline import (
+    collapse_words,
+    lead,
+    sides_words,
+    standing_words,
+    start_words,
+)
 from mezzotint.report.pictures import Picture, credit, drawable, drawn, plate
 from mezzotint.report.plots import charts_of_runs, number, run_charts
 from mezzotint.report.render import render, write_page
@@ -174,6 +180,7 @@ def _hero(
     if finetuned:
         leading, warns = finetuning.headline(comparisons, frozen=frozen), False
     verdicts = [
+        *start_words(folder),
         finetuning.verdict(comparisons) if finetuned else sides_words(comparisons),
         standing_words(comparisons),
         collapse_words(comparisons),

@@ -209,10 +209,10 @@ def run_charts(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[
         metrics: lines of `metrics.jsonl`.
 
     Returns:
-        Charts of loss and online kNN, and charts of all other logged values.
+        Charts of loss, online kNN and drift, and charts of all other logged values.
     """
     keys = dict.fromkeys(key for line in metrics for key in line)
-    first = [key for key in keys if key == "loss" or key.startswith("knn/")]
+    first = [key for key in keys if key == "loss" or key.startswith(("knn/", "drift/"))]
     rest = [
         key
         for key in keys

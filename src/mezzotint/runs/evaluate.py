@@ -10,6 +10,7 @@ import torch
 from mezzotint import dist
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation.before_after import Change, changes, write_changes
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.features import Reading
 from mezzotint.evaluation.measurement import Measurement
@@ -19,10 +20,11 @@ from mezzotint.evaluation.results import (
     add_evaluation,
     results_directory,
 )
-from mezzotint.evaluation.suite import baselines
+from mezzotint.evaluation.suite import baselines, evaluate_encoder
 from mezzotint.quant.bitwidth import FP32
 from mezzotint.runs.settings import Evaluate
 from mezzotint.runs.subject import Subject, subject
+from mezzotint.train.continued import other_of
 
 
 def evaluate(
@@ -81,11 +83,27 @@ def evaluate(
         compared = baselines(
             measurement, measured.untrained, probes=settings.probes, seeds=settings.seeds
         )
+    network = settings.branch, settings.part
+    other = None
+    if data is None and model is None and network == ("online", "backbone"):
+        other = other_of(folder)
+    changed = [] if other is None else _changes(measurement, evaluation, *other, settings)
     how = {"branch": settings.branch, "part": settings.part, "clips": clips, "crops": crops}
     evaluation = evaluation.with_protocol(**how)
     compared = compared and compared.with_protocol(**how)
     dist.on_main(lambda: _write(folder, evaluation, compared, _identity(Path(run), measured)))
+    if changed:
+        dist.on_main(lambda: write_changes(folder, changed))
     return evaluation
+
+
+def _changes(
+    measurement: Measurement, own: Evaluation, other: Encoder, start: bool, settings: Evaluate
+) -> list[Change]:
+    """Measure the other one of start and trained encoder, and compare them."""
+    measured = measurement.of(other, "start" if start else "the trained encoder")
+    rows = evaluate_encoder(measured, probes=settings.probes, seeds=settings.seeds).rows
+    return changes(rows, own.rows) if start else changes(own.rows, rows)
 
 
 def _write(folder: Path, evaluation: Evaluation, compared: Baselines | None, identity: str) -> None:

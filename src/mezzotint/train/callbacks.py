@@ -1,4 +1,4 @@
-"""Callbacks of the loop: online kNN, feature maps for the report, and a counter of forward passes.
+"""Callbacks of the loop: online kNN, drift, feature maps for the report, and forward passes.
 
 A map keeps the principal components of the features of the same samples at each time, not their
 positions in the plane: the report lays out all maps together, so that they can be compared.
@@ -27,6 +27,7 @@ from mezzotint.files import replacing
 from mezzotint.methods.method import Method
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.seeding import sample_order
+from mezzotint.train.drift import Drift
 from mezzotint.train.online import OnlineKNN
 from mezzotint.train.sharding import whole_encoder
 
@@ -54,6 +55,8 @@ class FeatureMap:
 class EpochCallback:
     """Measure online kNN and write feature maps at the epochs that `run.log` chooses.
 
+    A run with `init` measures its drift from the start each epoch.
+
     Args:
         recipe: the run's.
         steps_per_epoch: number of steps after which an epoch ends.
@@ -76,6 +79,7 @@ class EpochCallback:
             log.map_epochs * steps_per_epoch,
         )
         self.knn = OnlineKNN(recipe.data) if self.knn_every else None
+        self.drift = Drift(*_mapped(recipe.data)[:2]) if recipe.init is not None else None
         self.mapped = None
         if self.map_every:
             require_layout(log.map_layout)
@@ -89,9 +93,13 @@ class EpochCallback:
         """
         if self.mapped is not None and (done % self.map_every == 0 or done == self.last):
             self._write(out / _FOLDER, done // self.steps_per_epoch, *self.mapped)
-        if self.knn is None or done == 0 or done % self.knn_every:
+        drift = self.drift if done and done % self.steps_per_epoch == 0 else None
+        knn = self.knn if done and self.knn_every and done % self.knn_every == 0 else None
+        if drift is None and knn is None:
             return {}
-        return self.knn.measure(whole_encoder(self.encoder, self.twin))
+        encoder = whole_encoder(self.encoder, self.twin)
+        moved = {} if drift is None else drift.measure(encoder, out)
+        return moved | ({} if knn is None else knn.measure(encoder))
 
     def _write(
         self, folder: Path, epoch: int, source: Source, indices: torch.Tensor, labels: torch.Tensor

@@ -167,6 +167,18 @@ def read_outcome(run: Path) -> Outcome | None:
     return Outcome(**json.loads(path.read_text(encoding="utf-8")))
 
 
+def other_of(run: Path) -> tuple[Encoder, bool] | None:
+    """Load the encoder that a run with `init` has besides `encoder/`, and whether it is the start.
+
+    It is the start, or the trained one where the start was kept; `None` for other runs.
+    """
+    outcome = read_outcome(run)
+    if outcome is None:
+        return None
+    start = outcome.kept != "start"
+    return load_encoder(run / (START if start else TRAINED)), start
+
+
 def compare(start: Encoder, trained: Encoder, data: Source) -> Outcome:
     """Compare two encoders on the validation part of the training samples.
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from mezzotint import timing
 from mezzotint.files import shown, write_text
+from mezzotint.train import drift
 from mezzotint.types import Batch
 
 COLLAPSED = "collapsed"
@@ -205,7 +206,7 @@ class RunLog:
         write_text(self.path, "".join(map(checked_line, kept)))
         self.trackers: list[Tracker] = [_TRACKERS[name](out, out.name, config) for name in trackers]
         self.file: TextIO = self.path.open("a", encoding="utf-8")
-        self.bar = bar
+        self.bar, self.warned = bar, False
 
     def line(self, step: int, metrics: Mapping[str, float], warning: str | None = None) -> None:
         """Write one line, with `null` for NaN and inf, which JSON does not have.
@@ -221,6 +222,9 @@ class RunLog:
         for tracker in self.trackers:
             tracker.log({k: v for k, v in metrics.items() if math.isfinite(v)}, step)
         self.bar.show(step, metrics)
+        if not self.warned and (text := drift.warning(metrics)):
+            self.bar.note(text)
+            self.warned = True
 
     def close(self) -> None:
         """Close the file and the trackers."""

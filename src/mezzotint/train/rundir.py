@@ -35,7 +35,7 @@ def default_directory(recipe: str) -> Path:
 
 _OWN = frozenset(
     """recipe.yaml seals.json metrics.jsonl environment.json checkpoints encoder start start.json
-    start.tmp encoder_trained maps tensorboard wandb mlflow.db mlruns
+    start.tmp before_after.json encoder_trained maps tensorboard wandb mlflow.db mlruns
     evaluation.json baselines.json evaluated.json evaluated_on.json
     finetune.json layers.json layers.html invariances.json invariances.html codes.json codes.html
     report.html exports transfer.yaml network.safetensors metrics.json by_class.json table.json
