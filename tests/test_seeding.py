@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mezzotint import seeding
 from mezzotint.seeding import Draws, key_of, sample_order
 
 IDS = torch.arange(20_000)
@@ -107,3 +108,12 @@ def test_sample_order_visits_each_sample_once_and_differs_by_epoch() -> None:
 
 GOLDEN_KEY = 1815783807564109026
 GOLDEN_BITS = [[4161732544, 297058318], [2007822117, 2393065267], [1328539650, 3325176677]]
+
+
+def test_the_order_of_many_samples_is_that_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = Draws(torch.arange(1000), key_of(5, 2, "order"))
+    expected = every.bits("order").argsort(stable=True)
+    assert torch.equal(sample_order(1000, 5, 2), expected)
+    monkeypatch.setattr(seeding, "_AT_ONCE", 77)
+    assert torch.equal(sample_order(1000, 5, 2), expected)
+    assert len(sample_order(0, 5, 2)) == 0

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+_AT_ONCE = 1 << 18
 
 
 def key_of(*parts: int | str) -> int:
@@ -89,9 +90,13 @@ class Draws:
 
 def sample_order(length: int, seed: int, epoch: int) -> Tensor:
     """Return the order of samples in an epoch: an int64 permutation of `0 … length − 1`."""
-    return (
-        Draws(torch.arange(length), key_of(seed, epoch, "order")).bits("order").argsort(stable=True)
-    )
+    key = key_of(seed, epoch, "order")
+    # In parts and in 32 bits, because ten million samples would take a gigabyte otherwise.
+    keys = torch.empty(length, dtype=torch.int32)
+    for start in range(0, length, _AT_ONCE):
+        ids = torch.arange(start, min(start + _AT_ONCE, length))
+        keys[start : start + len(ids)] = Draws(ids, key).bits("order") - 2**31
+    return keys.argsort(stable=True)
 
 
 def weighted_order(

@@ -125,7 +125,7 @@ def changed(root: Path, **facts: Any) -> None:
         ({"shards": [["../../etc/passwd", 10]]}, "must be a file of the same folder"),
         ({"shards": [["00.tar", 10**18]]}, "samples in shards"),
         ({"splits": [["train", 3]]}, "3 in splits"),
-        ({"classes": ["cat"]}, "a label is not one of the classes"),
+        ({"classes": ["cat"]}, "label.npy has values outside of -1 to 0"),
         ({"columns": {}}, "KeyError"),
         ({"shards": 3}, "TypeError"),
     ],

@@ -255,12 +255,12 @@ def _from_index(root: str, facts: dict[str, Any]) -> ShardIndex:
         if name != "ids" and len(column) != count:
             raise ValueError(f"{name}.npy has {len(column)} rows, and there are {count} samples")
     classes = tuple(str(name) for name in facts["classes"])
-    if count and int(columns["label"].max()) >= len(classes):
-        raise ValueError("a label is not one of the classes")
-    if count and (min(int(columns[n].min()) for n in ("offset", "size")) < 0):
-        raise ValueError("an offset or a size is negative")
-    if count and int(columns["size"].max()) > MAX_MEMBER:
-        raise ValueError(f"a sample has more than {MAX_MEMBER:,} bytes")
+    limits = {"offset": (0, 2**62), "size": (0, MAX_MEMBER), "label": (-1, len(classes) - 1)}
+    for name, (low, high) in limits.items():
+        if count and not low <= int(columns[name].min()) <= int(columns[name].max()) <= high:
+            raise ValueError(f"{name}.npy has values outside of {low} to {high:,}")
+        if isinstance(columns[name], np.memmap):  # the pages that were read are given back
+            columns[name] = _mapped(name, str(columns[name].filename))
     digest = hashlib.blake2b(json.dumps(facts["columns"]).encode(), digest_size=8).hexdigest()
     return ShardIndex(
         root, str(facts["modality"]), classes, splits, tuple(name for name, _ in shards), firsts,
@@ -307,8 +307,9 @@ def _array(name: str, file: BinaryIO, size: int, content: bytes | None) -> Colum
     if dtype != _TYPES[name] or len(shape) != 1 or shape[0] * dtype.itemsize != size - start:
         raise DamagedShards(f"{name}.npy has the type {dtype}, the shape {shape}, {size} bytes")
     if content is None and shape[0]:
-        return np.memmap(file, dtype, "r", start, shape)
-    return np.frombuffer(content or b"", dtype, shape[0], start if content else 0)
+        # Copied on writing: torch warns of arrays that cannot be written, and the file stays.
+        return np.memmap(file, dtype, "c", start, shape)
+    return np.frombuffer(bytearray(content or b""), dtype, shape[0], start if content else 0)
 
 
 def _sha256(path: str) -> str:

@@ -41,8 +41,8 @@ def show(source: Sharded, count: int) -> None:
     index = source.index
     source.classes = list(index.classes)
     source._paths = index.ids(count)
-    source.labels = index.columns["label"][:count]
-    source.groups = index.columns["group"][:count]
+    source.labels = np.asarray(index.columns["label"])[:count]
+    source.groups = np.asarray(index.columns["group"])[:count]
 
 
 def stored(source: Sharded) -> dict[str, Any]:
