@@ -1,0 +1,130 @@
+"""Memory and time to the first step on an index of many samples.
+
+The index has as many rows as asked for; the shard behind it has 1,000 small images, which the rows
+name again and again. A process of its own trains until its first step is done, with two workers.
+
+    python benchmarks/shard_index.py --samples 10000000
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mezzotint.data.formats import shards
+from mezzotint.data.formats.shards import Ids, digest_of
+from mezzotint.data.prepare.shard import _add
+
+FILES = 1000
+
+CHILD = """
+import json, os, sys, time
+began = time.monotonic()
+import torch
+from mezzotint.recipe.recipe import Recipe, read_recipe
+from mezzotint.train.loop import Trainer, pretrain
+
+def memory():
+    total = 0
+    own = os.getpid()
+    workers = open(f"/proc/{own}/task/{own}/children").read().split()
+    for pid in [own, *workers]:
+        for line in open(f"/proc/{pid}/smaps_rollup"):
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total / 1e3
+
+step_of = Trainer.step
+def step(self, number, batch, meter):
+    step_of(self, number, batch, meter)
+    peak = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM"))
+    facts = {"seconds": time.monotonic() - began, "peak_mb": peak / 1e3, "base_mb": BASE}
+    facts["cpu"] = time.process_time()
+    print(json.dumps({**facts, "together_mb": memory()}), flush=True)
+    os._exit(0)
+
+Trainer.step = step
+BASE = memory()
+config = read_recipe("image/folder_simclr", sys.argv[2:])
+pretrain(Recipe.build(config), sys.argv[1], progress="quiet")
+"""
+
+
+def write(root: Path, count: int) -> None:
+    """Write one shard of 1,000 images, and an index whose rows repeat them."""
+    rng = np.random.default_rng(0)
+    offsets, sizes, digests = [], [], []
+    with tarfile.open(root / "00000.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number in range(FILES):
+            out = io.BytesIO()
+            pixels = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(out, "JPEG")
+            offsets.append(_add(tar, f"{number:08d}.jpg", out.getvalue()))
+            sizes.append(len(out.getvalue()))
+            digests.append(digest_of(out.getvalue()))
+    row = np.arange(count) % FILES
+    digits = np.char.zfill(np.arange(count).astype("S8"), 8)
+    block = np.char.add(b"images/train/class/", digits).view(np.uint8)
+    packed = Ids(block, np.arange(1, count + 1) * 27, count)
+    shards.Ids.of = classmethod(lambda cls, ids: packed)  # type: ignore[method-assign,assignment]
+    scored = count // 100
+    facts = {
+        "modality": "image", "classes": [f"class {i}" for i in range(1000)],
+        "splits": [["train", count - scored], ["val", scored]], "shards": [["00000.tar", count]],
+    }  # fmt: skip
+    columns = {
+        "offset": np.array(offsets)[row], "size": np.array(sizes)[row], "label": row,
+        "group": np.arange(count), "digest": np.array(digests, np.uint64)[row],
+        "scored": np.zeros(count),
+    }  # fmt: skip
+    shards.write_index(root, facts, columns, [])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--samples", type=int, default=10_000_000)
+    parser.add_argument("--window", type=int, default=None)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "shards"
+        root.mkdir()
+        begin = time.monotonic()
+        write(root, arguments.samples)
+        size = sum(p.stat().st_size for p in (root / "index").iterdir()) / 1e6
+        print(
+            f"index of {arguments.samples:,} samples: {size:.0f} MB, written in "
+            f"{time.monotonic() - begin:.1f} s",
+            flush=True,
+        )
+        window = "null" if arguments.window is None else arguments.window
+        overrides = [
+            f"data={{kind: image_shards, root: {root}, size: 32, window: {window}}}",
+            "views.crop.size=32", "encoder={kind: resnet8, stem: small, width: 4}",
+            "run.batch_size=256", "run.loader.workers=2",
+        ]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, f"{folder}/run", *overrides],
+            capture_output=True, text=True, check=False, env={**os.environ},
+        )  # fmt: skip
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        found = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f"first step after {found['seconds']:.1f} s, {found['cpu']:.1f} s of the main "
+            "process's processor, imports included; main process at most "
+            f"{found['peak_mb']:.0f} MB resident, {found['base_mb']:.0f} MB of it the imports; "
+            f"with both workers {found['together_mb']:.0f} MB (proportional)"
+        )
+
+
+if __name__ == "__main__":
+    main()
