@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.spawn import spawn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -142,7 +143,7 @@ def counting() -> Iterator[dict[str, int]]:
         counts["gathered"] += tensor.numel() * tensor.element_size()
         return gather(parts, tensor, *args, **kwargs)
 
-    td.all_reduce, td.all_gather = all_reduce, all_gather
+    td.all_reduce, td.all_gather = all_reduce, all_gather  # type: ignore[assignment]
     try:
         yield counts
     finally:
@@ -155,7 +156,7 @@ def counted_step(method: Method, views: Views) -> Traffic:
     parallel.broadcast_buffers = False  # as `train.parallel` sets it
     buckets = {"bytes": 0}
 
-    def hook(state: None, bucket: td.GradBucket) -> torch.futures.Future[Tensor]:
+    def hook(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         buckets["bytes"] += bucket.buffer().numel() * bucket.buffer().element_size()
         work = td.group.WORLD.allreduce([bucket.buffer()])  # type: ignore[union-attr]
         return work.get_future().then(lambda done: done.value()[0] / dist.world_size())

@@ -259,8 +259,9 @@ def _from_index(root: str, facts: dict[str, Any]) -> ShardIndex:
     for name, (low, high) in limits.items():
         if count and not low <= int(columns[name].min()) <= int(columns[name].max()) <= high:
             raise ValueError(f"{name}.npy has values outside of {low} to {high:,}")
-        if isinstance(columns[name], np.memmap):  # the pages that were read are given back
-            columns[name] = _mapped(name, str(columns[name].filename))
+        path = getattr(columns[name], "filename", None)
+        if path is not None:  # the pages that were read are given back
+            columns[name] = _mapped(name, str(path))
     digest = hashlib.blake2b(json.dumps(facts["columns"]).encode(), digest_size=8).hexdigest()
     return ShardIndex(
         root, str(facts["modality"]), classes, splits, tuple(name for name, _ in shards), firsts,
