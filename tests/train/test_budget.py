@@ -1,6 +1,9 @@
 """A path of any modality becomes an ordinary recipe of the size that fits a budget."""
 
 import csv
+import subprocess
+import sys
+import time
 import wave
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -124,9 +127,9 @@ def timed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
         return seconds * sizes[-1] / 1e6
 
     monkeypatch.setattr(budget, "measure", fake)
-    free = EvaluationCost(40, 0.0, 0.0, 0.0, ((8, 0.0), (8, 0.0)))
+    free = EvaluationCost(40, 0.0, 0.0, 0.0, ((8, 0.0), (8, 0.0)), page_s=0.0)
     monkeypatch.setattr(budget, "cost_of", lambda recipe: free)
-    monkeypatch.setattr("mezzotint.evaluation.cost._PAGE_S", 0.0)
+    monkeypatch.setattr(budget, "seconds_since_start", lambda: 0.0)
     monkeypatch.setattr(budget, "_CHOOSING_S", 1e9)  # however busy this machine is
     return sizes
 
@@ -207,16 +210,16 @@ def test_without_a_budget_it_is_the_large_recipe_as_it_is(
     ("cost", "chosen", "seconds"),
     [
         # 150 of 600 seconds are for the evaluation.
-        (EvaluationCost(40, 1.0, 0.1, 0.0, ((8, 1.0),)), {}, 40 + 4 * 5.0),
-        (EvaluationCost(40, 1.0, 1.0, 0.0, ((8, 0.0),)), {"evaluate.seeds": 1}, 40 + 2 * 40),
+        (EvaluationCost(40, 1.0, 0.1, 0.0, ((8, 1.0),), 0.0), {}, 40 + 4 * 5.0),
+        (EvaluationCost(40, 1.0, 1.0, 0.0, ((8, 0.0),), 0.0), {"evaluate.seeds": 1}, 40 + 2 * 40),
         (
-            EvaluationCost(64_000, 0.005, 0.001, 0.0, ((8, 0.0),)),
+            EvaluationCost(64_000, 0.005, 0.001, 0.0, ((8, 0.0),), 0.0),
             {"evaluate.seeds": 1, "budget.samples": 8000},
             16_000 * 0.007,
         ),
         # Nothing fits; the evaluation is cut when it runs.
         (
-            EvaluationCost(1024, 10.0, 10.0, 0.0, ((8, 0.0),)),
+            EvaluationCost(1024, 10.0, 10.0, 0.0, ((8, 0.0),), 0.0),
             {"evaluate.seeds": 1, "budget.samples": 256},
             150.0,
         ),
@@ -305,3 +308,11 @@ def test_a_dry_run_of_a_path_gives_the_facts_and_writes_nothing(
     assert [line.split()[0] for line in lines] == [*FACTS, "photos:", "fitted"]
     assert "40 images" in lines[0] and "10 min" in lines[-1] and "takes longer" in lines[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_budget_counts_from_the_start_of_the_process() -> None:
+    code = "import time; time.sleep(0.3); from mezzotint.train.budget import seconds_since_start"
+    code += "; print(seconds_since_start())"
+    began = time.perf_counter()
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0.3 <= float(said.stdout) <= time.perf_counter() - began + 0.1

@@ -22,7 +22,7 @@ from mezzotint.evaluation.suite import measure
 
 _SAMPLES, _FITTED = 24, 240  # samples that are read, and rows of made-up features
 _PAGE_S = 12.0
-"""Seconds of the page; 3 (images) to 15 (sounds, which are made of spectrograms) were measured."""
+"""Processor time of the page; 3 (images) to 15 (sounds of spectrograms) were measured."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class EvaluationCost:
         input_s: to compute the raw input and hand-made features of a sample.
         probes: features, and seconds of the probes for all samples, of the encoder, the raw input
             and hand-made features.
+        page_s: of the page.
     """
 
     samples: int
@@ -43,6 +44,7 @@ class EvaluationCost:
     forward_s: float
     input_s: float
     probes: tuple[tuple[int, float], ...]
+    page_s: float = _PAGE_S
 
     def seconds(
         self,
@@ -68,7 +70,7 @@ class EvaluationCost:
         encoders = 1 + bits + (untrained if baselines else 0)
         forward = encoders * (count * self.forward_s + fitted[0])
         others = count * self.input_s + sum(fitted[1:]) if baselines else 0.0
-        return count * self.read_s + forward + others + _PAGE_S
+        return count * self.read_s + forward + others + self.page_s
 
 
 def evaluation_cost(
@@ -96,15 +98,19 @@ def evaluation_cost(
     parallel = min(measurement.reading.workers, len(os.sched_getaffinity(0))) or 1
     parts = [first, raw, *([] if handmade is None else [handmade])]
     total = _total(tasks, len(everything))
+    began, used = time.perf_counter(), time.process_time()
     fitted = [
         (part.x.shape[1], _probing(part.x.shape[1], tasks, total, probes, seeds)) for part in parts
     ]
+    # Other programs on the machine make everything slower, the page too.
+    busy = (time.perf_counter() - began) / max(time.process_time() - used, 1e-3)
     return EvaluationCost(
         samples=total,
         read_s=max(0.0, read - forward) / len(chosen) / parallel,
         forward_s=forward / len(chosen),
         input_s=of_input / len(chosen),
         probes=tuple(fitted),
+        page_s=_PAGE_S * max(1.0, busy),
     )
 
 

@@ -8,10 +8,12 @@ that was chosen is a plain value of the recipe, so that the run resumes and repe
 import copy
 import json
 import math
+import os
 import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +38,7 @@ EVALUATION = 0.25
 _STEPS, _BATCH, _SECONDS = 4, 64, 2.0  # timed steps of one size, their batch, and their limit
 _FEW = 8  # samples of the first steps
 _CHOOSING_S = 5.0  # after these seconds no larger size is tried
+_START_S = 60.0  # a process that is older is no command that has just started
 _LEAST_SAMPLES = 1000  # that an evaluation is not cut below
 _MARGIN = 0.9  # of the time for training: online kNN, checkpoints and logs take the rest
 _EPOCHS, _MOST_EPOCHS = 60, 400  # fewer make a size too large; more gain little
@@ -97,7 +100,6 @@ def fit_path(path: str, overrides: Sequence[str], minutes: float | None) -> Fitt
         ValueError: when the modality is unclear, there is nothing to read, or an override cannot be
             used.
     """
-    began = time.perf_counter()
     if minutes is None and not torch.cuda.is_available():
         minutes = DEFAULT_MINUTES
     kind = kind_in(overrides) or kind_of(path)
@@ -109,7 +111,7 @@ def fit_path(path: str, overrides: Sequence[str], minutes: float | None) -> Fitt
         _candidate(name, size, path, kind, overrides)
         for name, size in (*large, *((modality.recipe, size) for size in modality.sizes))
     ]
-    return _fit(candidates, list(overrides), minutes, f"{path}: {modality.plural}", began)
+    return _fit(candidates, list(overrides), minutes, f"{path}: {modality.plural}")
 
 
 def fit_recipe(name: str, overrides: Sequence[str], minutes: float) -> Fitted:
@@ -118,7 +120,6 @@ def fit_recipe(name: str, overrides: Sequence[str], minutes: float) -> Fitted:
     Raises:
         RecipeError: for a recipe with phases.
     """
-    began = time.perf_counter()
     raw = read_raw(name)
     if "phases" in raw:
         raise RecipeError(
@@ -126,7 +127,7 @@ def fit_recipe(name: str, overrides: Sequence[str], minutes: float) -> Fitted:
             "each phase."
         )
     only = [Candidate(name, raw, (), fixed=True)]
-    return _fit(only, list(overrides), minutes, "", began)
+    return _fit(only, list(overrides), minutes, "")
 
 
 def _candidate(
@@ -172,10 +173,12 @@ def _fit(
     overrides: Sequence[str],
     minutes: float | None,
     title: str,
-    began: float,
 ) -> Fitted:
     """Take the largest candidate that trains for enough epochs, and set epochs and batch."""
     opened: dict[str, Source] = {}
+    began, start_s = time.perf_counter(), seconds_since_start()
+    if start_s > _START_S:
+        start_s = 0.0
 
     def built(one: Candidate, chosen: Sequence[str]) -> Recipe:
         config = Plan.of(_with(one.raw, [*one.size, *chosen, *overrides])).phases[0].config
@@ -193,7 +196,7 @@ def _fit(
     for number, larger in enumerate(reversed(candidates)):
         recipe = built(larger, ())
         found = measure(recipe)
-        left = whole_s * (1.0 - EVALUATION) - (time.perf_counter() - began)
+        left = whole_s * (1.0 - EVALUATION) - (start_s + time.perf_counter() - began)
         wanted = recipe.run.epochs if "run.epochs" in own else _EPOCHS
         enough = _epochs(left, found, recipe) >= wanted
         if number and not enough:
@@ -205,7 +208,7 @@ def _fit(
     recipe = built(taken, ())
     cost = cost_of(recipe)
     values, evaluation_s = _evaluation(cost, recipe, whole_s * EVALUATION, fixed=taken.fixed)
-    left = whole_s - evaluation_s - (time.perf_counter() - began)
+    left = whole_s - evaluation_s - (start_s + time.perf_counter() - began)
     values |= _values(recipe, _epochs(left, speed, recipe), fixed=taken.fixed)
     chosen = [f"{key}={value}" for key, value in values.items() if key not in own]
     recipe = built(taken, chosen)
@@ -214,6 +217,16 @@ def _fit(
     if _epochs(left, speed, recipe) < 1:
         shown += " (one epoch takes longer)"
     return Fitted(plan, taken.name, title, shown, _known(recipe, taken.name, speed, peak, cost))
+
+
+def seconds_since_start() -> float:
+    """Return the seconds since the start of this process, or its processor time if unknown."""
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        up = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
+    except OSError:
+        return time.process_time()
+    return up - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _epochs(seconds: float, speed: float, recipe: Recipe) -> int:
