@@ -123,6 +123,8 @@ def test_the_recipe_is_printed_on_request_alone(monkeypatch: pytest.MonkeyPatch)
     with_recipe = CliRunner().invoke(app, [*command, "--yaml"]).stdout
     assert with_recipe.splitlines()[:7] == [f"# {text}" for text in plain]
     assert yaml.safe_load(with_recipe)["encoder"]["width"] == 32
+    as_json = json.loads(CliRunner().invoke(app, [*command, "--yaml", "--json"]).stdout)
+    assert as_json["facts"] == plain and as_json["recipe"] == yaml.safe_load(with_recipe)
 
 
 def test_on_a_busy_machine_the_process_gets_more_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ def pretrain(
         shown = fitted.recipe if fitted else name
         lines = _facts(fitted) if fitted and fitted.known else _preview(plan, shown)
         words = [*(arguments or ()), "--out", str(folder)] if slurm else []
-        _print_facts([*lines, *_torchrun(words, options)], plan, yaml=yaml)
+        _print_facts([*lines, *_torchrun(words, options)], plan, mode, yaml=yaml)
         return
     if fitted:
         say(mode, "\n".join(fitted.lines()), {"chosen": fitted.lines()})
@@ -300,13 +300,16 @@ def _preview(plan: "Plan", name: str) -> list[str]:
     return [*dry_run(first.config, name), *plan.summary()]
 
 
-def _print_facts(lines: list[str], plan: "Plan", *, yaml: bool) -> None:
+def _print_facts(lines: list[str], plan: "Plan", mode: str, *, yaml: bool) -> None:
     """Print the facts; with the recipe as YAML after them they are comments."""
     from mezzotint.recipe.reading import dump_yaml
 
+    plain = json.loads(json.dumps(plan.phases[0].config if len(plan.phases) == 1 else plan.raw))
+    if mode == "json":
+        typer.echo(json.dumps({"facts": lines, **({"recipe": plain} if yaml else {})}))
+        return
     if yaml:
         lines = [line if line.startswith("#") else f"# {line}" for line in lines]
-        plain = json.loads(json.dumps(plan.phases[0].config if len(plan.phases) == 1 else plan.raw))
         lines.append(dump_yaml(plain))
     typer.echo("\n".join(lines))
 
