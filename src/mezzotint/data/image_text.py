@@ -278,7 +278,7 @@ def _captions(file: Path, path: str, caption: str) -> list[tuple[str, str]]:
             table = read_text_table(file, keep_spaces=True)
             where, what = (_position(name, table.header) for name in (path, caption))
             pairs = [(row[where], row[what]) for row in table.rows]
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
             f"`{file}` cannot be read ({error}). It must be a CSV or COCO's JSON. Check the path."
         ) from None

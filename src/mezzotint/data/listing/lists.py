@@ -226,7 +226,7 @@ def read_label_table(path: str) -> tuple[list[str], list[str]]:
 def _json(path: str) -> Any:
     try:
         return json.loads(read_text(path, "a CSV or JSON list"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
             f"`{path}` is not valid JSON ({error}). It must be a list of files. Write it again."
         ) from None
