@@ -168,7 +168,7 @@ def main() -> None:
     given = parser.parse_args()
     out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + given.seconds
+    end: float = time.monotonic() + given.seconds
 
     def in_time() -> bool:
         return time.monotonic() < end

@@ -144,7 +144,8 @@ class _Finder:
             self._hooks.append(module.register_forward_hook(self._output_hook(what)))
         for name, parameter in self.method.named_parameters():
             if parameter.requires_grad:
-                hook = parameter.register_post_accumulate_grad_hook(self._gradient_hook(name))
+                see = self._gradient_hook(name)
+                hook = parameter.register_post_accumulate_grad_hook(see)  # type: ignore[no-untyped-call]
                 self._hooks.append(hook)
 
     def stop(self) -> None:
