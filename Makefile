@@ -10,7 +10,7 @@ PIP_ENV := PYTHONWARNINGS=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 .PHONY: demo locked test test-slow test-gpu soak lint format bench docs clean browser
 
 demo: $(READY)
-	$(BIN)/mezzotint pretrain --out runs/demo --overwrite
+	$(BIN)/mezzotint pretrain image/emoji_demo --out runs/demo --overwrite
 	@echo "Open the page in a browser: file://$(CURDIR)/runs/demo/report.html"
 
 test: $(READY) browser lint
