@@ -1,6 +1,7 @@
 """LoRA: nothing changes at first, only the updates learn, and merging keeps the function."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -64,10 +65,10 @@ def test_only_updates_norms_and_biases_learn() -> None:
 
 def test_an_update_is_alpha_over_rank_times_the_product() -> None:
     encoder = encoders()[1]
-    layer = encoder.get_submodule("blocks.0.attn.proj")
+    layer: Any = encoder.get_submodule("blocks.0.attn.proj")
     before = layer.weight.detach().clone()
     LoRA(rank=2, alpha=6.0, targets=["blocks.0.attn.proj"]).add(encoder)
-    update = layer.parametrizations.weight[0]
+    update: Any = layer.get_submodule("parametrizations.weight.0")
     nn.init.ones_(update.up)
     nn.init.constant_(update.down, 0.5)
     assert torch.allclose(layer.weight, before + 3.0 * 2 * 0.5)

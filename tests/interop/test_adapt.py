@@ -52,4 +52,7 @@ def test_a_file_of_three_channels_starts_an_encoder_of_five(
     encoder = resnet18(Input((5, 32, 32), (0.5,) * 5, (0.25,) * 5))
     loaded = load_checkpoint(encoder, path, adapt=True)
     assert "conv1.weight adapted from 3 to 5 channels" in str(loaded)
-    assert torch.allclose(encoder.conv1.weight, adapt_input_conv(5, theirs.conv1.weight))
+    assert torch.allclose(
+        encoder.state_dict()["conv1.weight"],
+        adapt_input_conv(5, theirs.state_dict()["conv1.weight"]),
+    )

@@ -11,6 +11,7 @@ import torch
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluation.features import extract_readable
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.train import continued
 from mezzotint.train.checkpoint import CheckpointStore
@@ -116,7 +117,7 @@ def test_only_training_samples_are_compared(first: Path) -> None:
     class Noting(Source):
         pass
 
-    original = continued.extract_readable
+    original = extract_readable
 
     def noting(encoder: Encoder, data: Source, *, indices: torch.Tensor) -> Any:
         read.update(indices.tolist())

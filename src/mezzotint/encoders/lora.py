@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +131,8 @@ def merge_lora(encoder: Encoder) -> Encoder:
     if not has_lora(encoder):
         return encoder
     merged = copy.deepcopy(encoder)
-    for module in list(merged.modules()):
+    modules: list[Any] = list(merged.modules())
+    for module in modules:
         if parametrize.is_parametrized(module, "weight"):
             weight = nn.Parameter(module.weight.detach().clone())
             del module.parametrizations

@@ -196,8 +196,8 @@ def compare(start: Encoder, trained: Encoder, data: Source) -> Outcome:
     after = _best(trained, source, task, fitted, held_out)
     gained, lost = (after & ~before).double().mean(), (before & ~after).double().mean()
     low, high = paired(float(gained), float(lost), len(before))
-    scores = (float(side.double().mean()) for side in (before, after))
-    return Outcome("trained", task.name, len(before), *scores, low, high)
+    first, second = (float(side.double().mean()) for side in (before, after))
+    return Outcome("trained", task.name, len(before), first, second, low, high)
 
 
 def _parts(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
