@@ -7,13 +7,13 @@ export PYTHONWARNINGS ?= default
 # Warnings about pip's own code are of no use to anybody here.
 PIP_ENV := PYTHONWARNINGS=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 
-.PHONY: demo locked test test-slow test-gpu soak lint format bench docs clean browser
+.PHONY: demo locked test test-slow test-gpu soak lint format package bench docs clean browser
 
 demo: $(READY)
 	$(BIN)/mezzotint pretrain image/emoji_demo --out runs/demo --overwrite
 	@echo "Open the page in a browser: file://$(CURDIR)/runs/demo/report.html"
 
-test: $(READY) browser lint
+test: $(READY) browser lint package
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
 
 test-slow: $(READY)
@@ -35,9 +35,13 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The sdist and the wheel, built, checked, and used in a clean environment; nothing is downloaded.
+package: $(READY)
+	@$(BIN)/python scripts/check_package.py
+
 # The peers that figures are measured against live in an environment of their own.
 bench: $(READY)
-	test -d .venv-bench || $(PYTHON) -m venv .venv-bench
+	test -d .venv-bench || $(PIP_ENV) $(PYTHON) -m venv .venv-bench
 	$(PIP_ENV) .venv-bench/bin/pip install -qq -c constraints.txt -e '.[bench]'
 	.venv-bench/bin/python benchmarks/run_all.py
 
@@ -48,7 +52,7 @@ browser:
 	  echo "no Chromium: the report's browser test will be skipped"
 
 $(READY): pyproject.toml constraints.txt
-	@test -d $(VENV) || { echo "Set-up: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@test -d $(VENV) || { echo "Set-up: a virtual environment in $(VENV)"; $(PIP_ENV) $(PYTHON) -m venv $(VENV); }
 	@echo "Set-up: the tested versions of torch and the other packages (two to five minutes)"
 	@$(PIP_ENV) $(BIN)/pip install -qq -c constraints.txt -e '.[dev]'
 	@touch $(READY)

@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import shlex
+import shutil
 import signal
 import statistics
 import struct
@@ -364,3 +366,28 @@ def test_nothing_of_the_environment_is_written(tmp_path: Path) -> None:
     for path in (tmp_path / "r").rglob("*"):
         if path.is_file():
             assert b"canary-7391" not in path.read_bytes(), path
+
+
+def test_bash_completes_verbs_options_and_recipes(tmp_path: Path) -> None:
+    """The script that `mezzotint --show-completion` prints, in a real bash."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash")
+    program = "import sys; sys.argv[0] = 'mezzotint'; from mezzotint.cli import main; main()"
+    (tmp_path / "mezzotint").write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{program}" "$@"\n', encoding="utf-8"
+    )
+    (tmp_path / "mezzotint").chmod(0o755)
+    script = 'eval "$(_MEZZOTINT_COMPLETE=source_bash mezzotint)"\n'
+    for words in (["pretr"], ["pretrain", "image/emoji_s"], ["evaluate", "--clip"]):
+        script += (
+            f"COMP_WORDS=(mezzotint {' '.join(words)}); COMP_CWORD={len(words)}\n"
+            '_mezzotint_completion mezzotint; echo "${COMPREPLY[@]}"\n'
+        )
+    env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [bash, "-c", script], capture_output=True, text=True, timeout=60, check=True, env=env
+    )
+    assert done.stdout.split("\n")[:-1] == [
+        "pretrain", "image/emoji_simclr image/emoji_ssql", "--clips",
+    ]  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mezzotint.data.detection.embedded import Pasted, boxes_of
+from mezzotint.data.detection.source import DetectionSample, Part
 from mezzotint.detection import training
 from mezzotint.detection.deeplab_v3 import DeepLabV3
 from mezzotint.detection.faster_rcnn import FasterRCNN
@@ -18,7 +19,7 @@ from mezzotint.optim.optimizer import SGD, AdamW
 from mezzotint.optim.schedules import Constant
 from mezzotint.train.log import read_metrics
 from mezzotint.train.signals import Interrupted
-from mezzotint.types import Input
+from mezzotint.types import Input, Unreadable
 
 INPUT = Input((3, 32, 32), (0.5, 0.4, 0.3), (0.25, 0.25, 0.2))
 
@@ -92,3 +93,25 @@ def test_learning_a_few_scenes_by_heart_finds_them_again(tmp_path: Path) -> None
     train(made, scenes, AdamW(lr=2e-3), Constant(), settings, tmp_path, seed=0, progress="quiet")
     scenes._made = {("test", 0): scenes.read("train", 0)}
     assert score(made, scenes, settings).metrics["boxes/AP50"] == pytest.approx(1.0)
+
+
+class Torn(Pasted):
+    """Scenes of which the second image of each part cannot be read."""
+
+    def read(self, part: Part, index: int) -> DetectionSample:
+        if index == 1:
+            raise Unreadable(f"{part}/1", "truncated: half of it")
+        return super().read(part, index)
+
+
+def test_unreadable_images_are_named_and_left_out(tmp_path: Path) -> None:
+    """The next training image takes the place of one; a test image is not scored."""
+    torn = Torn(images=4, test_images=2, size=48, scale=(16, 24))
+    made = network("c4")
+    settings = Training(steps=2, batch_size=2, warmup_steps=2, precise_bn_batches=0)
+    arguments = (SGD(lr=0.01), Constant(), settings, tmp_path)
+    found = train(made, torn, *arguments, seed=0, progress="quiet")
+    assert found == {"train/1": "truncated: half of it"}
+    scores = score(made, torn, settings)
+    assert scores.unreadable == {"test/1": "truncated: half of it"}
+    assert sum(line["objects"] for line in scores.by_class) == len(SCENES.read("test", 0).labels)

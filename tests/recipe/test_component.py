@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
+from mezzotint.data.points.clouds import point_clouds
+from mezzotint.data.table.table import Table
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.methods.simsiam import SimSiam
 from mezzotint.recipe.component import Component, as_config, factory, kind_of
@@ -85,3 +88,16 @@ def test_one_key_may_be_given_by_position() -> None:
         RandomizedQuantization(4, "random")  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         RandomizedQuantization(4, bins=5)  # type: ignore[misc]
+
+
+def test_a_home_directory_is_expanded_in_python_as_in_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "t.csv").write_text("a,label\n1,x\n2,y\n3,x\n4,y\n")
+    for path in ("~/t.csv", Path("~/t.csv")):
+        source = Table(path=path)  # type: ignore[arg-type]
+        assert source.config["path"] == str(tmp_path / "t.csv")
+    np.savez(tmp_path / "c.npz", x=np.random.default_rng(0).normal(size=(2, 8, 3)))
+    assert point_clouds(path="~/c.npz", points=4).config["path"] == str(tmp_path / "c.npz")
+    assert Table(path=str(tmp_path / "t.csv"), y="label").config["y"] == "label"

@@ -50,6 +50,16 @@ def test_a_path_or_name_stays_text(recipe: str, key: str, name: str) -> None:
     assert config == name
 
 
+def test_a_list_of_files_takes_settings_in_braces() -> None:
+    given = "data.files={path: 1 a.csv, allow_outside: true}"
+    found = read_recipe("audio/folder_simclr", [given])["data"]["files"]
+    assert found == {
+        "path": "1 a.csv", "test_fold": None, "labels": None, "allow_outside": True,
+    }  # fmt: skip
+    more = ["data.files={path: a.csv}", "data.files.test_fold=2"]
+    assert read_recipe("audio/folder_simclr", more)["data"]["files"]["test_fold"] == 2
+
+
 def test_null_and_quotes_are_yaml() -> None:
     for text in ("null", "~", ""):
         assert read_recipe("table/csv_simclr", [f"data.y={text}"])["data"]["y"] is None

@@ -15,7 +15,7 @@ def test_a_renamed_key_is_named(kind: str) -> None:
         if owner == kind:
             with pytest.raises(RecipeError, match=f"`x.{old}` is now `x.{new}`"):
                 resolve({"kind": kind, old: 1}, family, "x")
-            assert new in entry.keys and old not in entry.keys
+            assert new.partition(".")[0] in entry.keys and old not in entry.keys
 
 
 @pytest.mark.parametrize("old", RENAMED_KINDS)

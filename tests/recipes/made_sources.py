@@ -48,8 +48,8 @@ def audio_folder(root: Path) -> list[Config]:
     example("audio_folder", root / "others", 5)
     return [
         folders,
-        {**source, "files": str(root / "esc.csv"), "test_fold": 1},
-        {**source, **tags, "labels": str(root / "labels.csv")},
+        {**source, "files": {"path": str(root / "esc.csv"), "test_fold": 1}},
+        {**source, **tags, "files": {"path": tags["files"], "labels": str(root / "labels.csv")}},
     ]
 
 

@@ -80,7 +80,7 @@ def test_two_steps(name: str, tmp_path: Path, request: pytest.FixtureRequest) ->
         ]
         small += ["encoder.depth=1", "encoder.width=24", "encoder.heads=2"]
     elif kind == "audio_folder":
-        lists = ("files", "test_files", "test_fold", "labels")
+        lists = ("files", "test_files")
         small += [
             f"data.source.root={request.getfixturevalue('sounds')}",
             "encoder.depth=1",

@@ -166,6 +166,19 @@ def test_every_size_of_each_modality_can_be_built_and_much_time_is_for_the_large
     assert Recipe.build(fitted.plan.phases[0].config).run.epochs == 400
 
 
+def test_a_few_long_videos_are_cut_into_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, 1e9)
+    videos(tmp_path)  # ten frames at 8 a second
+    small = ["data.frames=2", "data.context=2", "data.fps=8"]
+    fitted = fit_path(str(tmp_path), small, 1.0)
+    assert fitted.plan.phases[0].config["data"]["sampling"] == "clips"
+    assert any("of 4 videos" in line for line in fitted.lines)
+    whole = fit_path(str(tmp_path), [*small, "data.sampling=middle"], 1.0)
+    assert whole.plan.phases[0].config["data"]["sampling"] == "middle"
+
+
 def epochs_of(fitted: Fitted) -> int:
     return int(fitted.plan.phases[0].config["run"]["epochs"])
 

@@ -22,14 +22,22 @@ app = typer.Typer(
     help="Pretrain encoders without labels; quantize, evaluate and export them. "
     "`mezzotint pretrain` runs the demo.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
 
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Return the shipped recipes that begin with a word, for the completion of shells."""
+    from mezzotint.recipe.reading import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(
+        autocompletion=complete_recipe,
         metavar="[RECIPE] [KEY=VALUE]…",
         help="A recipe's name or file, and overrides such as run.epochs=20. Default: the demo.",
     ),
@@ -132,7 +140,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 failure, 2 bad input, 130 and 143 stopped and saved.
     """
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, prog_name="mezzotint", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except typer.Exit as stop:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mezzotint.cli.app import Debug, Json, Quiet, app, recipe_of, say
+from mezzotint.cli.app import Debug, Json, Quiet, app, complete_recipe, recipe_of, say
 from mezzotint.recipe.reading import is_data_path, start_overrides
 from mezzotint.recipe.schema import RecipeError, require_paths
 
@@ -31,6 +31,7 @@ def pretrain(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
+            autocompletion=complete_recipe,
             metavar="[RECIPE|PATH] [KEY=VALUE]…",
             help="A recipe's name or file, or a folder or file of data, for which a recipe is "
             "chosen; and overrides such as run.epochs=20. Default: the demo.",

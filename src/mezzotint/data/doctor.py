@@ -1,6 +1,7 @@
 """Examine data of any modality before training on it: `mezzotint doctor PATH`.
 
-Folders of images are examined by `image/doctor.py`, in parallel and without torch. All other data
+Folders of images are examined by `image/doctor.py`, in parallel and without torch; folders in the
+layout of COCO or VOC by `detection/doctor.py`, with their annotations. All other data
 is opened as for training, and every sample is read once: unreadable samples, samples with the same
 values on both sides of a split or in two classes, classes that are scored and never trained on,
 class counts, and what was left out.
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from mezzotint.data.image.doctor import Report, examine_folder, finding, shown_c
 from mezzotint.data.listing.folder import EXTENSIONS, scan
 
 if TYPE_CHECKING:
+    from mezzotint.data.detection.doctor import DetectionReport
     from mezzotint.data.source import Source, Task
 
 _FOLDERS = {
@@ -110,7 +112,7 @@ def examine(
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
-) -> Report | SourceReport:
+) -> "Report | SourceReport | DetectionReport":
     """Examine data of any modality.
 
     Args:
@@ -125,7 +127,13 @@ def examine(
         ValueError: when there is no such data, or nobody can tell what it is.
     """
     root = os.fspath(root)
+    named = any(text.removeprefix("data.").startswith("kind=") for text in overrides)
+    detection = None if named else detection_set_at(root)
+    if detection is not None:
+        overrides = [f"kind={detection['kind']}", *overrides]
     kind, given = _given(root, overrides)
+    if kind in _detection_kinds():
+        return _examined_detection(root, kind, given, progress)
     if kind == "image_folder" and all(text.startswith("data.kind=") for text in given):
         return examine_folder(root, workers=workers, max_pixels=max_pixels, progress=progress)
     return examine_source(opened(root, overrides), root, kind, progress)
@@ -136,6 +144,46 @@ def _given(root: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     given = [text if text.startswith("data.") else f"data.{text}" for text in overrides]
     kinds = [text.partition("=")[2] for text in given if text.startswith("data.kind=")]
     return kinds[-1] if kinds else kind_of(root), given
+
+
+def _detection_kinds() -> Collection[str]:
+    from mezzotint.recipe.signatures import index
+
+    return index().members("DetectionSource")
+
+
+def _examined_detection(
+    root: str,
+    kind: str,
+    overrides: Sequence[str],
+    progress: Callable[[int, int], None] | None,
+) -> "DetectionReport":
+    """Examine a folder of images with annotations."""
+    from mezzotint.data.detection.doctor import examine_detection
+    from mezzotint.recipe.reading import apply_overrides
+    from mezzotint.recipe.schema import construct, resolve
+
+    found = detection_set_at(root) or {}
+    section = found if found.get("kind") == kind else {"kind": kind, "root": root}
+    data = apply_overrides({"data": section}, overrides)["data"]
+    source = construct(resolve(data, "DetectionSource", "data"), "DetectionSource", {})
+    return examine_detection(source, root, kind, progress)
+
+
+def detection_set_at(path: str) -> dict[str, Any] | None:
+    """Return the section `data` of a folder in COCO's or VOC's layout; `None` for other folders."""
+    root = Path(path)
+    instances = [root / f"annotations/instances_{part}2017.json" for part in ("train", "val")]
+    if all(file.is_file() for file in instances):
+        return {"kind": "coco_folder", "root": path}
+    years = sorted(f"{folder.parent.name}/" for folder in root.glob("VOC*/Annotations"))
+    for prefix in ("", *years):
+        base = root / prefix
+        lists = [base / "ImageSets" / "Main" / f"{part}.txt" for part in ("trainval", "test")]
+        if (base / "Annotations").is_dir() and all(file.is_file() for file in lists):
+            named = {"train": [f"{prefix}trainval"], "test": [f"{prefix}test"]}
+            return {"kind": "voc_folder", "root": path, **named}
+    return None
 
 
 def kind_of(path: str) -> str:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from mezzotint.data.formats.delimited import read_text_table
 from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
 from mezzotint.data.image.losses import notes_on_losses
+from mezzotint.data.listing.file_list import FileList, as_list
 from mezzotint.data.listing.groups import (
     check_pattern,
     column_of_groups,
@@ -26,7 +27,6 @@ from mezzotint.data.listing.groups import (
     same_files,
     source_of,
 )
-from mezzotint.data.listing.lists import require_inside
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.source import Source, Task
 
@@ -45,7 +45,7 @@ class ImageTags(ImageFolder):
 
     Args:
         root: folder of the images; paths in the table are relative to it, and stay below it.
-        files: the table, a CSV.
+        files: the table, a CSV, by its path or with settings.
         test_files: table of the images to score; pretraining never sees them.
         path: column of the files.
         labels: columns of the labels; by default CheXpert's five.
@@ -70,8 +70,8 @@ class ImageTags(ImageFolder):
         self,
         *,
         root: str,
-        files: str,
-        test_files: str | None = None,
+        files: str | FileList,
+        test_files: str | FileList | None = None,
         path: str = "Path",
         labels: Sequence[str] = CHEXPERT,
         uncertain: Uncertain = "no",
@@ -96,12 +96,13 @@ class ImageTags(ImageFolder):
         self.split, self.scored, self.classes = None, "test" if test_files else None, list(labels)
         check_pattern(group)
         self.group = group
-        own, self.tags, self._who = _table(files, path, labels, uncertain)
+        own, self.tags, self._who = _table(as_list(files), self.root, path, labels, uncertain)
+        scored = as_list(test_files)
         other, self._scored_tags, _ = (
-            _table(test_files, path, labels, uncertain) if test_files else ([], self.tags[:0], [])
+            _table(scored, self.root, path, labels, uncertain)
+            if scored is not None
+            else ([], self.tags[:0], [])
         )
-        require_inside(self.root, own, files)
-        require_inside(self.root, other, test_files or files)
         self.notes = (*overlap(own, other), *notes_on_losses(self.root, own, max_pixels))
         self._paths, self._scored_paths = PathList(own), PathList(other)
         self.labels = np.full(len(own), -1, np.int64)
@@ -128,9 +129,16 @@ class ImageTags(ImageFolder):
 
 
 def _table(
-    file: str, path: str, labels: Sequence[str], uncertain: Uncertain
+    listed: FileList | None, root: str, path: str, labels: Sequence[str], uncertain: Uncertain
 ) -> tuple[list[str], npt.NDArray[np.bool_], list[str | None]]:
     """Read the paths of a table, its labels, bool `[N, C]`, and who each image is of."""
+    assert listed is not None
+    file = listed.path
+    if listed.labels is not None or listed.test_fold is not None:
+        raise ValueError(
+            f"`{file}`: `data.files` takes path and allow_outside here, got "
+            f"labels={listed.labels!r} and test_fold={listed.test_fold}. Leave these out."
+        )
     table = read_text_table(file)
     missing = [name for name in (path, *labels) if not table.rows or name not in table.header]
     if missing:
@@ -151,6 +159,7 @@ def _table(
                     "Correct the line."
                 )
             values[number, column] = value
+    listed.check(root, [row[path] for row in rows])
     named = column_of_groups(name for name in table.header if name not in (path, *labels))
     who = [row[named] or None if named else None for row in rows]
     return [row[path] for row in rows], values > 0 if uncertain == "no" else values != 0, who

@@ -8,7 +8,7 @@ are evaluated, never the best. A second call with the same directory trains only
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,11 @@ class DetectionComparison:
         lines: one mapping per metric with the keys `metric`, `pretrained` and, with a baseline,
             `untrained` and `difference`; values are `[mean, low, high]`, with bounds of `None` for
             a single seed.
+        unreadable: the reason for each image that could not be read, and was left out.
     """
 
     lines: list[dict[str, Any]]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -74,6 +76,9 @@ class DetectionComparison:
         for line in self.lines:
             cells = (_shown(line[name], name == "difference") for name in names)
             rows.append(f"| {line['metric']} | {' | '.join(cells)} |")
+        if self.unreadable:
+            some = "; ".join(f"{name}: {why}" for name, why in list(self.unreadable.items())[:3])
+            rows += ["", f"{len(self.unreadable)} images were left out, unreadable: {some}"]
         return "\n".join(rows)
 
 
@@ -152,7 +157,11 @@ def run_transfer(what: Transfer, out: str | Path, *, progress: str = "bar") -> D
     write_evaluation(
         folder, Evaluation(rows[_PRETRAINED], ""), Baselines([], rows.get(_UNTRAINED, []))
     )
-    comparison = compared(results[_PRETRAINED], results.get(_UNTRAINED))
+    unreadable: dict[str, str] = {}
+    for run in sorted(folder.glob("*/environment.json")):
+        unreadable |= read_json(run).get("unreadable", {})
+    table = compared(results[_PRETRAINED], results.get(_UNTRAINED))
+    comparison = DetectionComparison(table.lines, unreadable)
     write_text(folder / "table.md", comparison.text + "\n")
     write_json(folder / "table.json", comparison.lines, sealed=True)
     return comparison
@@ -234,10 +243,11 @@ def _once(what: Transfer, seed: int, variant: str, folder: Path, progress: str) 
         source, training = parts["data"], parts["training"]
         network = build(what, seed, variant, source)
         optimizer, schedule = parts["optimizer"], parts["schedule"]
-        train(
+        unreadable = train(
             network, source, optimizer, schedule, training, folder, seed=seed, progress=progress
         )  # fmt: skip
         scores = score(network, source, training)
+        unreadable |= scores.unreadable
         with replacing(folder / "network.safetensors") as temporary:
             save_file(
                 {
@@ -249,9 +259,8 @@ def _once(what: Transfer, seed: int, variant: str, folder: Path, progress: str) 
         save_encoder(
             network.encoder, folder / "encoder", {"transferred_to": source.name, "start": variant}
         )
-        write_json(
-            folder / "environment.json", environment(training.torch_device().type), sealed=True
-        )
+        found = environment(training.torch_device().type) | {"unreadable": unreadable}
+        write_json(folder / "environment.json", found, sealed=True)
         by_class = [_plain(line) for line in scores.by_class]
         write_json(folder / "by_class.json", by_class, sealed=True)
         write_json(result, _plain(scores.metrics), sealed=True)

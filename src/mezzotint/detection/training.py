@@ -42,6 +42,7 @@ from mezzotint.train.guard import (
 from mezzotint.train.log import Progress, RunLog
 from mezzotint.train.settings import Compute
 from mezzotint.train.signals import Interrupted, catch_signals
+from mezzotint.types import Unreadable
 from mezzotint.workers import read_in_workers
 
 
@@ -114,8 +115,11 @@ def train(
     *,
     seed: int,
     progress: str = "bar",
-) -> None:
+) -> dict[str, str]:
     """Train a network in place, from the newest checkpoint in `folder` if there is one.
+
+    Returns:
+        The reason for each image that could not be read; the next one replaced it.
 
     Raises:
         Interrupted: after a signal; a checkpoint was saved.
@@ -136,9 +140,10 @@ def train(
     start = _restore(store, network, built)
     bar = Progress(training.steps, start, progress)
     log, saved = RunLog(folder, {}, (), start, bar), time.monotonic()
+    unreadable: dict[str, str] = {}
     try:
         with catch_signals() as flag:
-            stream = _batches(source, training, seed, start)
+            stream = _batches(source, training, seed, start, unreadable)
             for step in range(start, training.steps):
                 rise = min(1.0, (step + 1) / max(1, training.warmup_steps))
                 for group in built.param_groups:
@@ -166,6 +171,7 @@ def train(
     if training.precise_bn_batches:
         recompute_batch_norm(network, source, training, seed)
     network.eval()
+    return unreadable
 
 
 def _step(
@@ -199,7 +205,7 @@ def recompute_batch_norm(
     network.train()
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training]
     device = training.torch_device()
-    stream = _batches(source, training, seed, 0)
+    stream = _batches(source, training, seed, 0, {})
     with averaged_statistics(norms):
         for step in range(training.precise_bn_batches):
             torch.manual_seed(key_of(seed, step, "norms"))
@@ -216,10 +222,12 @@ class Scores:
         metrics: means over classes: `boxes/AP50` and so on, `masks/AP50`, or `classes/mIoU`.
         by_class: one row per class: its name (`class`), its number of `objects` (or pixels), and
             its own metrics (`classes/IoU` in place of the mean); NaN for a class without objects.
+        unreadable: the reason for each test image that could not be read, and was left out.
     """
 
     metrics: dict[str, float]
     by_class: list[dict[str, Any]]
+    unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -234,7 +242,11 @@ def score(network: DetectionModel, source: DetectionSource, training: Training) 
     seen: list[DetectionSample] = []
     found: list[Detections] = []
     iou = MeanIoU(len(source.classes) + 1)
-    for sample in loader:
+    unreadable: dict[str, str] = {}
+    for sample, reasons in loader:
+        unreadable |= reasons
+        if sample is None:
+            continue
         (one,) = network.predict([image_of(sample, device)])
         if isinstance(one, Tensor):
             iou.add(one, sample.classes)
@@ -253,7 +265,10 @@ def score(network: DetectionModel, source: DetectionSource, training: Training) 
         return Scores(
             {"classes/mIoU": iou.mean()},
             [{"class": c, "objects": n, "classes/IoU": v} for c, n, v in lines],
+            unreadable,
         )
+    if not seen:
+        raise ValueError(f"None of the {count} test images can be read. Run `mezzotint doctor`.")
     wanted = torch.cat([one.labels[~one.ignored] for one in seen]).bincount(
         minlength=len(source.classes)
     )
@@ -267,24 +282,36 @@ def score(network: DetectionModel, source: DetectionSource, training: Training) 
         metrics |= {f"{what}/{name}": value for name, value in mean_precision(table).items()}
         for line, row in zip(by_class, table, strict=True):
             line |= {f"{what}/{name}": value for name, value in named(row).items()}
-    return Scores(metrics, by_class)
+    return Scores(metrics, by_class, unreadable)
 
 
-class _Reader(Dataset[DetectionSample]):
+_Read = tuple[DetectionSample | None, dict[str, str]]
+"""A sample, `None` if there is none, and the reason for each image that could not be read."""
+
+
+class _Reader(Dataset[_Read]):
+    """Read samples; the next readable training image replaces an unreadable one."""
+
     def __init__(self, source: DetectionSource, part: Part) -> None:
         self.source, self.part = source, part
 
     def __len__(self) -> int:
         return self.source.count(self.part)
 
-    def __getitem__(self, index: int) -> DetectionSample:
-        return self.source.read(self.part, index)
+    def __getitem__(self, index: int) -> _Read:
+        reasons: dict[str, str] = {}
+        for other in range(index, index + (len(self) if self.part == "train" else 1)):
+            try:
+                return self.source.read(self.part, other % len(self)), reasons
+            except Unreadable as error:
+                reasons[error.id] = error.reason
+        return None, reasons
 
 
 def _batches(
-    source: DetectionSource, training: Training, seed: int, start: int
+    source: DetectionSource, training: Training, seed: int, start: int, unreadable: dict[str, str]
 ) -> Iterator[list[DetectionSample]]:
-    """Yield batches from a step on, without end.
+    """Yield batches from a step on, without end; add what cannot be read to `unreadable`.
 
     Each epoch has its own order; its last, incomplete batch is dropped.
     """
@@ -304,7 +331,14 @@ def _batches(
         collate=list,
         batch_sampler=_Endless(indices()),
     )
-    for step, batch in enumerate(loader, start):
+    for step, read in enumerate(loader, start):
+        batch = [sample for sample, _ in read if sample is not None]
+        for _, reasons in read:
+            unreadable |= reasons
+        if len(batch) < size:
+            raise ValueError(
+                f"None of the {count} training images can be read. Run `mezzotint doctor`."
+            )
         ids = torch.arange(len(batch)) + step * size
         flips = Draws(ids, key_of("flip", seed)).chance("flip", training.flip).tolist()
         yield [

@@ -5,6 +5,7 @@ into a recipe, those arguments are needed again; `Component` keeps them, and not
 """
 
 import functools
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, ParamSpec, TypeVar
@@ -31,6 +32,12 @@ def as_config(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [as_config(item) for item in value]
     return str(value) if hasattr(value, "__fspath__") else value
+
+
+def expanded(value: Any) -> Any:
+    """Replace a leading `~/` of a text or path by the home directory; others stay as they are."""
+    text = value if isinstance(value, str) else str(value) if hasattr(value, "__fspath__") else ""
+    return os.path.expanduser(text) if text.startswith("~/") else value
 
 
 class Component:
@@ -66,6 +73,7 @@ class Component:
 
         @functools.wraps(construct)
         def recorded(self: Any, *args: Any, **keywords: Any) -> None:
+            keywords = {name: expanded(value) for name, value in keywords.items()}
             if positional and len(args) == 1 and positional not in keywords:
                 keywords, args = {positional: args[0], **keywords}, args[1:]
             # The outermost constructor runs first, and its class is the one that was named.
@@ -81,6 +89,7 @@ def factory(build: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(build)
     def recorded(*args: P.args, **keywords: P.kwargs) -> T:
+        keywords.update({name: expanded(value) for name, value in keywords.items()})
         product = build(*args, **keywords)
         product.config = {"kind": build.__name__, **as_config(keywords)}  # type: ignore[attr-defined]
         return product

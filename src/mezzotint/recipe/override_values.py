@@ -4,12 +4,12 @@ On a command line `data.root=shots #2`, `data.root=2024-01-05` and `data.y=no` a
 these keys take text; YAML would read a comment, a date and false. Other keys take YAML.
 """
 
-import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mezzotint.recipe.component import expanded
 from mezzotint.recipe.schema import FAMILIES, OPTIONAL
 from mezzotint.recipe.signatures import Alternatives, ComponentEntry, ListOf, Member, index
 
@@ -109,6 +109,9 @@ def read_value(text: str, kind: Any, parse: Parse) -> Any:
     if str in options:
         quoted = len(word) > 1 and word[0] == word[-1] and word[0] in "'\""
         others = [o for o in options if o not in (str, None, type(None))]
+        members = [o for o in others if isinstance(o, Member)]
+        if members and not quoted and not any(isinstance(o, ListOf) for o in others):
+            return _settings(word, members[0], parse) or expanded(text)
         if quoted or (others and _fits(parse(text, False), others)):
             return parse(text, False)
         return expanded(text)
@@ -116,6 +119,22 @@ def read_value(text: str, kind: Any, parse: Parse) -> Any:
         found = parse(text, True)
         return [expanded(item) for item in found] if isinstance(found, list) else parse(text, False)
     return parse(text, False)
+
+
+def _settings(word: str, member: Member, parse: Parse) -> dict[str, Any] | None:
+    """Return the mapping in braces that has a key of a component; `None` for any other text."""
+    if not word.startswith("{"):
+        return None
+    try:
+        found = parse(word, False)
+    except ValueError:
+        return None
+    entries = index().members(member.family).values()
+    keys = {"kind", *(key for entry in entries for key in entry.keys)}
+    known = isinstance(found, dict) and any(
+        key in keys and value is not None for key, value in found.items()
+    )
+    return found if known else None
 
 
 def _fits(value: Any, kinds: Sequence[Any]) -> bool:
@@ -133,8 +152,3 @@ def _fits(value: Any, kinds: Sequence[Any]) -> bool:
         elif isinstance(kind, type) and isinstance(value, kind):
             return kind is bool or not isinstance(value, bool)
     return False
-
-
-def expanded(text: Any) -> Any:
-    """Replace a leading `~/` by the home directory; other values stay as they are."""
-    return os.path.expanduser(text) if isinstance(text, str) and text.startswith("~/") else text

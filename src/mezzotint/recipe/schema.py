@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mezzotint.recipe.component import kind_of
+from mezzotint.recipe.component import expanded, kind_of
 from mezzotint.recipe.signatures import Alternatives, ListOf, Member, index, show_type
 
 FAMILIES = {
@@ -47,10 +47,13 @@ RENAMED_KEYS = {
     ("shed", "share"): "ratio",
     ("deeplab_v3", "hardest"): "ohem_fraction",
     ("training", "exact_norms"): "precise_bn_batches",
+    ("audio_folder", "labels"): "files.labels",
+    ("audio_folder", "test_fold"): "files.test_fold",
     ("voc_folder", "use"): "segmentation",
     ("series", "longest_gap"): "max_gap",
     ("table", "most_categories"): "max_categories",
     ("tokens", "long"): "overflow",
+    ("tokens", "x"): "text",
     ("loader", "on_bad"): "on_unreadable",
     ("loader", "max_bad_fraction"): "max_unreadable_fraction",
     ("point_crop", "centre"): "center",
@@ -78,6 +81,9 @@ RENAMED_KEYS = {
 }
 """Keys that earlier recipes name otherwise: (kind, old key) → new key."""
 
+
+OTHER_NAMES = {("series", "group"): "subject"}
+"""Keys that one kind calls otherwise than the others do: (kind, name elsewhere) → its key."""
 
 _LARGEST = 3.4028234663852886e38  # of float32
 
@@ -116,7 +122,7 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
         if name != "kind" and name not in keys:
             raise RecipeError(
                 f"`{path}.{name}` is not a key of {kind}, which takes {', '.join(keys) or 'none'}."
-                f"{nearest(str(name), keys) or f' See `mezzotint recipes {kind}`.'}"
+                f"{_hint(kind, str(name), keys) or f' See `mezzotint recipes {kind}`.'}"
             )
     resolved: dict[str, Any] = {} if alone else {"kind": kind}
     for name, key in keys.items():
@@ -127,6 +133,12 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
             )
         resolved[name] = _check(given.get(name, key.default), key.type, f"{path}.{name}", kind)
     return resolved
+
+
+def _hint(kind: str, name: str, keys: Iterable[str]) -> str:
+    """Return ` Did you mean X?` for a key that a kind does not have; empty if none is near."""
+    other = OTHER_NAMES.get((kind, name))
+    return nearest(name, keys) if other is None else f" Did you mean {other!r}?"
 
 
 def _kind(config: Any, family: str, path: str) -> tuple[str, Mapping[str, Any], bool]:
@@ -195,8 +207,7 @@ def _check(value: Any, kind: Any, path: str, owner: str) -> Any:
         raise RecipeError(
             f"`{path}` must be finite in 32 bits, got {odd}. See `mezzotint recipes {owner}`."
         )
-    if isinstance(value, str) and value.startswith("~/"):
-        value = os.path.expanduser(value)
+    value = expanded(value)
     try:
         TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError) as error:
@@ -218,6 +229,9 @@ def _first_not_finite(value: Any) -> float | None:
     return None
 
 
+_LOCATIONS = ("root", "files", "test_files", "files.path", "test_files.path")
+
+
 def require_paths(config: Mapping[str, Any], path: str = "data") -> None:
     """Refuse checked data whose folder or file does not exist; nothing of torch is needed.
 
@@ -232,10 +246,10 @@ def require_paths(config: Mapping[str, Any], path: str = "data") -> None:
     for name, value in config.items():
         if isinstance(value, Mapping) and "kind" in value and isinstance(keys[name].type, Member):
             require_paths(value, f"{path}.{name}")
+        if isinstance(value, Mapping) and name in ("files", "test_files"):
+            name, value = f"{name}.path", value["path"]
         # A `path` with a default is the name of a column.
-        located = name in ("root", "files", "test_files") or (
-            name == "path" and keys[name].required
-        )
+        located = name in _LOCATIONS or (name == "path" and keys[name].required)
         on_disk = isinstance(value, str) and "://" not in value
         if located and on_disk and not os.path.exists(value):
             raise RecipeError(f"`{value}` does not exist. Check the path, `{path}.{name}`.")

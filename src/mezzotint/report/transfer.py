@@ -5,13 +5,14 @@ again, by the saved networks, on random test images (chosen by a fixed key).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mezzotint.data.detection.source import DetectionSample
+from mezzotint.data.detection.source import DetectionSample, DetectionSource
 from mezzotint.detection.average_precision import Detections
 from mezzotint.detection.detection import trained_model
 from mezzotint.detection.model import DetectionModel
@@ -24,6 +25,7 @@ from mezzotint.report.plots import charts_of_runs
 from mezzotint.report.render import render, write_page
 from mezzotint.seeding import sample_order
 from mezzotint.train.log import read_metrics
+from mezzotint.types import Unreadable
 
 _MODELS = {"faster_rcnn": "Faster R-CNN", "deeplab_v3": "DeepLabV3"}
 _STARTS = ("pretrained", "untrained")
@@ -209,6 +211,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if len(known) == len(values) else None
 
 
+def _readable(data: DetectionSource, indices: Sequence[int]) -> Iterator[DetectionSample]:
+    """Yield test images; unreadable ones are left out."""
+    for index in indices:
+        with suppress(Unreadable):
+            yield data.read("test", index)
+
+
 def _examples(runs: Sequence[Path], count: int) -> tuple[list[dict[str, Any]], str, str]:
     """Draw test images with predictions; return them, a legend, and a warning if there are none."""
     try:
@@ -216,12 +225,8 @@ def _examples(runs: Sequence[Path], count: int) -> tuple[list[dict[str, Any]], s
         data = next(iter(opened.values()))[1]
         chosen = sample_order(data.count("test"), 0, 0)[:count].tolist()
         names = data.classes
-        shown = [
-            _example(
-                data.read("test", i), {s: network for s, (network, _) in opened.items()}, names
-            )
-            for i in chosen
-        ]
+        networks = {name: network for name, (network, _) in opened.items()}
+        shown = [_example(sample, networks, names) for sample in _readable(data, chosen)]
     except (ValueError, OSError) as error:
         return (
             [],

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from mezzotint.data.doctor import kind_of, location_of
+from mezzotint.data.listing.folder import scan
 from mezzotint.data.loader import BatchPlan
 from mezzotint.data.open import keys_of, kind_in, shared_settings
 from mezzotint.data.source import Source
@@ -42,6 +43,7 @@ _START_S = 60.0  # a process that is older is no command that has just started
 _LEAST_SAMPLES = 1000  # that an evaluation is not cut below
 _MARGIN = 0.9  # of the time for training: online kNN, checkpoints and logs take the rest
 _EPOCHS, _MOST_EPOCHS = 60, 400  # fewer make a size too large; more gain little
+_FEW_FILES = 100  # sounds or videos; the clips of fewer and long ones are samples
 _SMALLEST = 32  # pixels that the encoders of `sizes` need
 _STEPS_PER_EPOCH, _LEAST_BATCH = 8, 16
 
@@ -107,8 +109,9 @@ def fit_path(path: str, overrides: Sequence[str], minutes: float | None) -> Fitt
         resolve({"kind": kind}, "Source", "data")  # refuses it, with the kinds that there are
     modality = modality_of(class_of(kind, "Source").modality)
     large = [(modality.large_recipe, ())] if modality.large_recipe else []
+    clips = _has_few_files(path, kind, overrides)
     candidates = [
-        _candidate(name, size, path, kind, overrides)
+        _candidate(name, size, path, kind, overrides, clips=clips)
         for name, size in (*large, *((modality.recipe, size) for size in modality.sizes))
     ]
     return _fit(candidates, list(overrides), minutes, f"{path}: {modality.plural}")
@@ -131,9 +134,15 @@ def fit_recipe(name: str, overrides: Sequence[str], minutes: float) -> Fitted:
 
 
 def _candidate(
-    name: str, size: Sequence[str], path: str, kind: str, overrides: Sequence[str]
+    name: str,
+    size: Sequence[str],
+    path: str,
+    kind: str,
+    overrides: Sequence[str],
+    *,
+    clips: bool,
 ) -> Candidate:
-    """Return a recipe for the data at a path."""
+    """Return a recipe for the data at a path; with `clips`, those of long files are samples."""
     raw = read_raw(name)
     of_recipe, raw["data"] = raw["data"], location_of(path, kind)
     if of_recipe["kind"] == kind:
@@ -141,8 +150,31 @@ def _candidate(
     elif "size" in of_recipe:
         # Settings of another kind of source are not for this one, but the encoder's size is.
         size = [f"data.size={of_recipe['size']}", *size]
+    if clips:
+        raw["data"].update(_clips_of_long_files(raw, [*size, *overrides]))
     own = _own_size(raw, overrides)
     return Candidate(name, raw, [_clamped(text, own) for text in size if _applies(text, kind)])
+
+
+def _has_few_files(path: str, kind: str, overrides: Sequence[str]) -> bool:
+    """Return whether a folder has so few files that their clips may be samples."""
+    named = any(text.startswith("data.sampling=") for text in overrides)
+    if named or "sampling" not in keys_of(kind):
+        return False
+    extensions = class_of(kind, "Source").opens_one
+    return len(scan(path, extensions, "files").images) < _FEW_FILES
+
+
+def _clips_of_long_files(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the key that makes each clip a sample, if there are two of a file in the mean."""
+    data = resolve(_with(raw, overrides)["data"], "Source", "data")
+    # What is measured on the values of files is not needed here.
+    data |= {"mean": 0.0, "std": 1.0} if "mean" in data else {}
+    counts = [
+        len(construct({**data, "sampling": sampling}, "Source", {}))
+        for sampling in ("middle", "clips")
+    ]
+    return {"sampling": "clips"} if counts[1] >= 2 * counts[0] else {}
 
 
 def _own_size(raw: Mapping[str, Any], overrides: Sequence[str]) -> float:

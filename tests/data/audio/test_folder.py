@@ -10,6 +10,7 @@ import torch
 
 from mezzotint.data.audio.folder import AudioFolder
 from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, log_mel
+from mezzotint.data.listing.file_list import FileList
 from mezzotint.types import Unreadable
 
 soundfile = pytest.importorskip("soundfile")
@@ -36,6 +37,10 @@ def write(path: Path, wave: npt.NDArray[np.float32], rate: int = 16000, **keywor
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, wave, rate, **(FORMATS.get(path.suffix[1:], {}) | keywords))
     return path
+
+
+def listed(root: Path, name: str, **settings: Any) -> FileList:
+    return FileList(path=str(root / name), **settings)
 
 
 def folder(root: Path, **keywords: Any) -> AudioFolder:
@@ -201,7 +206,7 @@ def lists(root: Path) -> None:
 def test_lists_in_both_shapes_with_several_labels(tmp_path: Path) -> None:
     lists(tmp_path)
     for name in ("ast.json", "bridle.json"):
-        source = folder(tmp_path, files=str(tmp_path / name), labels=str(tmp_path / "labels.csv"))
+        source = folder(tmp_path, files=listed(tmp_path, name, labels=str(tmp_path / "labels.csv")))
         assert source.classes == ["Rain, heavy", "Dog"] and source.labels.tolist() == [
             1,
             0,
@@ -216,12 +221,12 @@ def test_lists_in_both_shapes_with_several_labels(tmp_path: Path) -> None:
     plain = folder(tmp_path, files=str(tmp_path / "ast.json"))
     assert plain.classes == ["/m/0dog", "/m/0rain"]
     with pytest.raises(ValueError, match="The label 'rain' is not in .*labels.csv. Labels must be"):
-        folder(tmp_path, files=str(tmp_path / "esc.csv"), labels=str(tmp_path / "labels.csv"))
+        folder(tmp_path, files=listed(tmp_path, "esc.csv", labels=str(tmp_path / "labels.csv")))
 
 
 def test_folds_and_test_lists_are_never_pretrained_on(tmp_path: Path) -> None:
     lists(tmp_path)
-    source = folder(tmp_path, files=str(tmp_path / "esc.csv"), test_fold=2)
+    source = folder(tmp_path, files=listed(tmp_path, "esc.csv", test_fold=2))
     assert [source.read(i)["id"] for i in range(len(source))] == ["0.wav", "2.wav", "4.wav"]
     everything, (task,) = source.evaluation()
     assert task.name == "label/test" and [everything.read(int(i))["id"] for i in task.test] == [
@@ -253,9 +258,11 @@ def test_folds_and_test_lists_are_never_pretrained_on(tmp_path: Path) -> None:
         ),
         ({"seconds": 0.01}, "`seconds` must be 0.1 or more, got 0.01"),
         ({"holdout": 1.0}, "`holdout` must be more than 0 and less than 1, got 1.0"),
-        ({"test_fold": 1}, "`test_files` and `test_fold` need `files`"),
+        ({"test_files": "a.csv"}, "`test_files` needs `files`"),
+        ({"sampling": "every"}, "`sampling` must be middle or clips, got 'every'"),
+        ({"group": "("}, "`group` must be a regular expression"),
         (
-            {"files": "esc.csv", "test_fold": 9},
+            {"files": {"test_fold": 9}},
             r"must be one of the folds of .*esc.csv, \[1, 2\], .*, got 9",
         ),
     ],
@@ -263,7 +270,7 @@ def test_folds_and_test_lists_are_never_pretrained_on(tmp_path: Path) -> None:
 def test_refuses(tmp_path: Path, keywords: dict[str, Any], message: str) -> None:
     lists(tmp_path)
     if "files" in keywords:
-        keywords = {**keywords, "files": str(tmp_path / "esc.csv")}
+        keywords = {**keywords, "files": listed(tmp_path, "esc.csv", **keywords["files"])}
     with pytest.raises(ValueError, match=message):
         folder(tmp_path, **keywords)
 
@@ -343,3 +350,34 @@ def test_urban_sound_folders_are_folds(tmp_path: Path) -> None:
     assert [task.name for task in tasks] == ["label/fold-1", "label/fold-2"]
     assert all(source.id_of(int(i)).startswith("audio/fold1/") for i in tasks[0].test)
     assert "the folders are folds, not classes" in source.outcome()
+
+
+def test_a_few_long_recordings_give_many_clips_that_stay_together(tmp_path: Path) -> None:
+    """A clip is a part of its file; clips of one file are on one side of the split."""
+    for number in range(6):
+        steps = [tone(0.5, hertz=300.0 * (k + 1) + 20 * number) for k in range(5)]
+        write(tmp_path / "ab"[number % 2] / f"{number}.wav", np.concatenate(steps))
+    write(tmp_path / "a" / "short.wav", tone(0.7))
+    source = folder(tmp_path, seconds=0.5, sampling="clips")
+    assert len(source) == 6 * 5 + 1
+    assert source.id_of(2) == "a/0.wav#t=1"
+    assert source.id_of(15) == "a/short.wav" and "31 clips of 7 files" in source.outcome()
+    expected = log_mel(torch.from_numpy(tone(0.5, hertz=900.0)[:, 0]), BYOL_A)
+    x = source.read(2)["x"][0]
+    loud = expected[:, 10:40] > -2.0
+    assert (x[:, 10:40] - expected[:, 10:40])[loud].abs().max() < 0.02
+    both, (task,) = source.evaluation()
+    files = {side: {both.id_of(i).split("#")[0] for i in part} for side, part in
+             (("train", task.train), ("test", task.test))}  # fmt: skip
+    assert files["test"] and not files["train"] & files["test"]
+
+
+def test_a_pattern_names_the_person_of_a_file(tmp_path: Path) -> None:
+    for number in range(12):
+        write(tmp_path / "ab"[number % 2] / f"{number}-{'xyzw'[number // 3]}.wav",
+              tone(hertz=200.0 + 30 * number))  # fmt: skip
+    source = folder(tmp_path, group="-([a-z])")
+    both, (task,) = source.evaluation()
+    people = [{both.id_of(i)[-5] for i in part} for part in (task.train, task.test)]
+    assert people[1] and not people[0] & people[1]
+    assert source.groups is not None and len(np.unique(source.groups)) == 4

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mezzotint.data.points.clouds import point_clouds
-from mezzotint.data.points.files import centered, resampled
+from mezzotint.data.points.files import centered, content_key, resampled
 from mezzotint.data.source import Source
 from mezzotint.types import Unreadable
 
@@ -138,13 +138,17 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         point_clouds(path=str(tmp_path), points=0)
 
 
-def test_the_sampling_of_an_array_is_keyed_by_its_path_and_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A changed key would silently give other points to the same file."""
-    monkeypatch.chdir(tmp_path)
-    np.savez("a.npz", x=np.arange(2 * 9 * 3, dtype=np.float64).reshape(2, 9, 3) ** 2)
-    source = point_clouds(path="a.npz", points=4)
-    for number, values in enumerate(np.load("a.npz")["x"]):
-        chosen = centered(resampled(values, 4, f"a.npz: cloud {number}"))
-        assert torch.equal(source.read(number)["x"], torch.from_numpy(chosen.T.astype(np.float32)))
+def test_one_cloud_gives_the_same_points_in_any_file_at_any_place(tmp_path: Path) -> None:
+    """Its own values key the sampling; a changed key would silently give other points."""
+    clouds = np.random.default_rng(0).normal(size=(3, 30, 3)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x=clouds)
+    np.savez(tmp_path / "b.npz", x=clouds[::-1].transpose(0, 2, 1).astype(np.float64))
+    for number, cloud in enumerate(clouds):
+        (tmp_path / "c").mkdir(exist_ok=True)
+        np.save(tmp_path / "c" / f"{2 - number}.npy", np.concatenate([cloud, cloud], axis=1))
+    whole = [point_clouds(path=str(tmp_path / name), points=8) for name in ("a.npz", "b.npz", "c")]
+    for number, cloud in enumerate(clouds):
+        own = cloud.astype(np.float64)
+        chosen = centered(resampled(own, 8, content_key(own))).T.astype(np.float32)
+        for source, index in zip(whole, (number, 2 - number, 2 - number), strict=True):
+            assert np.array_equal(source.read(index)["x"].numpy(), chosen)

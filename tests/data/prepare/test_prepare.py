@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mezzotint.data.audio.folder import AudioFolder
+from mezzotint.data.listing.file_list import FileList
 from mezzotint.data.prepare.prepare import prepare
 from mezzotint.data.video.folder import VideoFolder
 
@@ -57,9 +58,8 @@ def test_esc50_has_folds_and_names_what_is_bad(esc50: Path, tmp_path: Path) -> N
     assert list(done.unreadable) == ["3-7-A-1"] and done.unreadable["3-7-A-1"].startswith(
         "not audio"
     )
-    source = AudioFolder(
-        root=str(tmp_path / "out"), files=str(tmp_path / "out" / "esc50.csv"), test_fold=2
-    )
+    listed = FileList(path=str(tmp_path / "out" / "esc50.csv"), test_fold=2)
+    source = AudioFolder(root=str(tmp_path / "out"), files=listed)
     assert len(source) == 6 and source.classes == ["dog", "rain"]
     header = soundfile.info(tmp_path / "out" / "audio" / "1-0-A-0.flac")
     assert (header.samplerate, header.channels, header.frames) == (16_000, 1, 8_000)
@@ -108,10 +108,11 @@ def test_audioset_by_whatever_name_its_clips_have(tmp_path: Path) -> None:
     ]
     source = AudioFolder(
         root=str(out),
-        files=str(out / "balanced_train.json"),
+        files=FileList(
+            path=str(out / "balanced_train.json"), labels=str(out / "class_labels_indices.csv")
+        ),
         test_files=str(out / "eval.json"),
         front_end="audioset",
-        labels=str(out / "class_labels_indices.csv"),
         seconds=0.2,
     )
     assert len(source) == 2 and source.multi_hot(0).tolist() == [True, True]

@@ -97,3 +97,20 @@ def test_npz_layouts_and_short_recordings(tmp_path: Path) -> None:
     np.testing.assert_allclose(stretched.images[0, :, ::2], one.images[0], atol=1e-5)
     with pytest.raises(ValueError, match="no window of 90 steps in its 10 series"):
         Series(path=str(tmp_path / "a.npz"), window=90)
+
+
+@pytest.mark.parametrize("column", ["patient_id", "Person", "speaker"])
+def test_a_column_of_people_is_the_subject_and_no_channel(column: str, tmp_path: Path) -> None:
+    rows = [f"x,label,{column}"]
+    rows += [f"{n * p % 7},{'ab'[p % 2]},{100 + p}" for p in range(6) for n in range(8)]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    source = Series(path=str(tmp_path / "a.csv"), window=4)
+    (task,) = source.evaluation()[1]
+    assert source.channels == ["x"] and task.name == "label/held-out-subjects"
+    own = Series(path=str(tmp_path / "a.csv"), window=4, channels=["x", column])
+    assert own.channels == ["x", column]
+    values = np.arange(6 * 4, dtype=float).reshape(6, 4)
+    np.savez(tmp_path / "a.npz", x=values, y=np.arange(6) % 2, **{column: np.arange(6) // 2})
+    (task,) = Series(path=str(tmp_path / "a.npz")).evaluation()[1]
+    assert task.name == "label/held-out-subjects"
+    assert len(Series(path=str(tmp_path / "a.npz"), subject=None).evaluation()[1]) == 1

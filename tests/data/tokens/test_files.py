@@ -44,3 +44,28 @@ def test_bad_files_are_refused_with_what_to_do(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Tokens(path=write(tmp_path / name, content))
+
+
+def test_texts_of_one_person_are_held_out_together(tmp_path: Path) -> None:
+    """Named by a column, by an array, or by a pattern over the paths of files."""
+    rows = [f"{name} {n} {n * 7},{'ab'[n % 2]},p{n // 4}" for n, name in enumerate("qwertyuiopas")]
+    table = write(tmp_path / "t.csv", "text,label,author\n" + "\n".join(rows))
+    tokens = np.arange(48).reshape(12, 4)
+    np.savez(tmp_path / "n.npz", x=tokens, y=np.arange(12) % 2, author=np.arange(12) // 4)
+    for number, row in enumerate(rows):
+        path = tmp_path / "texts" / "ab"[number % 2] / f"p{number // 4}-{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(row)
+    for path, group in (
+        (table, "author"), (str(tmp_path / "n.npz"), "author"), (str(tmp_path / "texts"), "p[0-9]"),
+    ):  # fmt: skip
+        source = Tokens(path=path, length=16, group=group)
+        both, (task,) = source.evaluation()
+        assert both.groups is not None and len(np.unique(both.groups)) == 3
+        sides = [set(both.groups[part].tolist()) for part in (task.train, task.test)]
+        assert len(sides[1]) == 1 and not sides[0] & sides[1]
+    for path in (table, str(tmp_path / "n.npz")):
+        with pytest.raises(ValueError, match="has no .* 'writer', only .*author.*`data.group`"):
+            Tokens(path=path, length=16, group="writer")
+    with pytest.raises(ValueError, match="`group` must be a regular expression"):
+        Tokens(path=str(tmp_path / "texts"), length=16, group="(")

@@ -8,6 +8,7 @@ import pytest
 
 from mezzotint.data.labeled import Labeled
 from mezzotint.data.listing.lists import read_video_list
+from mezzotint.data.video.decode import UndecodableVideo, read_length
 from mezzotint.data.video.folder import VideoFolder
 from mezzotint.types import Unreadable
 
@@ -110,3 +111,33 @@ def test_lists_of_kinetics_and_something_something(tmp_path: Path) -> None:
 def test_refuses(tmp_path: Path, keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VideoFolder(root=str(tmp_path), **keywords)
+
+
+def test_a_few_long_videos_give_many_clips_that_stay_together(tmp_path: Path) -> None:
+    """Three videos of two classes: no clip is on the other side of one of its own video."""
+    for number, name in enumerate(("a/0", "a/1", "b/2")):
+        make(tmp_path / f"{name}.mp4", [i / 25 for i in range(105 + 25 * number)], size=(32, 32))
+    options: dict[str, Any] = {"frames": 2, "fps": 5.0, "size": 16, "context": 5}
+    source = VideoFolder(root=str(tmp_path), sampling="clips", **options)
+    assert len(source) == 4 + 5 + 6 and "15 clips of 3 videos" in source.outcome()
+    assert source.id_of(3) == "a/0.mp4#t=3"
+    # The gray of a frame is 40 times its second: the third clip shows seconds 2 to 3.
+    x = source.read(2)["x"]
+    assert x.shape == (3, 5, 16, 16)
+    assert np.allclose(x.float().mean((0, 2, 3)) / 40, [2.0, 2.2, 2.4, 2.6, 2.8], atol=0.1)
+    whole, tasks = source.evaluation()
+    seconds = whole.read(2)["x"].float().mean((0, 2, 3)) / 40
+    assert np.allclose(seconds, [2.3, 2.5], atol=0.15)
+    (task,) = tasks
+    files = [{whole.id_of(i).split("#")[0] for i in part} for part in (task.train, task.test)]
+    assert len(files[1]) == 1 and not files[0] & files[1] and "b/2.mp4" in files[0]
+    clips = whole.multi_crop(2, 1).read(2)["x"]
+    assert clips.shape == (2, 3, 2, 16, 16)
+    assert np.allclose(clips[1].float().mean((0, 2, 3)) / 40, [2.6, 2.8], atol=0.15)
+
+
+def test_the_length_is_known_without_decoding(tmp_path: Path) -> None:
+    assert read_length(str(make(tmp_path / "a.mp4", STEADY))) == pytest.approx(5.0, abs=0.1)
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    with pytest.raises(UndecodableVideo):
+        read_length(str(tmp_path / "b.mp4"))

@@ -26,7 +26,8 @@ from typing import Literal
 from mezzotint.data.audio.folder import AudioFolder, FrontEnd
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, read_seconds
 from mezzotint.data.formats.delimited import lines_of, read_text
-from mezzotint.data.listing.lists import ListedFile, read_list
+from mezzotint.data.listing.file_list import ListParts
+from mezzotint.data.listing.lists import ListedFile, read_list, require_inside
 
 BenchmarkName = Literal["nsynth", "us8k", "voxceleb1", "voxforge", "spcv2", "spcv2_12", "esc50"]
 
@@ -58,6 +59,8 @@ class AudioBenchmark(AudioFolder):
         seconds: duration of a clip; by default as in EVAR.
         mean: mean of the values; by default measured. Encoders normalize with their own mean.
         std: standard deviation of the values; by default measured.
+        allow_outside: whether the lists may lead outside of `root`, by `../a`, absolute paths, and
+            symbolic links; set it for lists that you trust.
 
     Raises:
         ValueError: when a part of the data set is missing.
@@ -75,6 +78,7 @@ class AudioBenchmark(AudioFolder):
         seconds: float | None = None,
         mean: float | None = None,
         std: float | None = None,
+        allow_outside: bool = False,
     ) -> None:
         if name not in SECONDS:
             raise ValueError(
@@ -91,7 +95,12 @@ class AudioBenchmark(AudioFolder):
                     f"`{root}` must have training clips and test clips, got {len(own)} and "
                     f"{len(scored)}. Unpack all of {name}."
                 )
-        self._open(root, own, scored, "test", None, front_end, seconds or SECONDS[name], mean, std)
+        if not allow_outside:
+            paths = [entry.path for entry in entries]
+            require_inside(root, paths, f"the lists of {name}", has_key=True)
+        parts = ListParts(own, scored, "test")
+        length = seconds or SECONDS[name]
+        self._open(root, parts, None, front_end, length, "middle", mean, std)
 
 
 def _nsynth(root: Path) -> list[ListedFile]:

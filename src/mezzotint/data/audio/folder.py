@@ -16,17 +16,28 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, BYOL_A_HTK, Mel, described, log_mel
-from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, UndecodableAudio, read_waveform
+from mezzotint.data.audio.waveform import (
+    AUDIO_EXTENSIONS,
+    UndecodableAudio,
+    read_seconds,
+    read_waveform,
+)
+from mezzotint.data.listing.file_list import (
+    FileList,
+    ListParts,
+    as_list,
+    clip_name,
+    cut_into_clips,
+    parts_of_lists,
+)
 from mezzotint.data.listing.folder import files_fingerprint, folder_of
-from mezzotint.data.listing.groups import independent, overlap, same_files, source_of
+from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
 from mezzotint.data.listing.lists import (
     ListedFile,
     classes_of,
     entries_of_folder,
     read_label_table,
     read_list,
-    require_inside,
-    split_of_list,
 )
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import usable_std
@@ -35,6 +46,7 @@ from mezzotint.seeding import sample_order
 from mezzotint.types import Input, Sample, Unreadable
 
 FrontEnd = Literal["byol_a", "byol_a_htk", "audioset"]
+Sampling = Literal["middle", "clips"]
 
 _FRONT_ENDS: dict[str, Mel] = {
     "byol_a": BYOL_A,
@@ -48,32 +60,35 @@ class AudioFolder(Source):
     """Read audio files of any rate, length and number of channels as log-mel spectrograms.
 
     A sample is float32 `[1, mels, frames]`: the middle `seconds` of a file, mixed to mono at 16 kHz
-    and padded with silence if shorter. Views may cut shorter pieces out of it (`byol_a` with
-    `frames`), another one each epoch.
+    and padded with silence if shorter; with `sampling: clips`, each part of `seconds`. Views may
+    cut shorter pieces out of it (`byol_a` with `frames`), another one each epoch.
 
     Without a list, folders are classes and splits, as in an image folder: the task is `label/val`
     (or `label/test`), or `label/holdout`. With `files`, labels come from the list: the task is
     `label/test` with `test_files`, a `test_fold`, or rows whose column `split` is test; for a list
-    with folds, one task for each, `label/fold-1` and so on; else `label/holdout`. Files of one
-    content, speaker or session are held out together (`data/listing/groups.py`); a list names them
-    in a column such as `speaker` or `group`. If files have several labels, the task predicts all of
+    with folds, one task for each, `label/fold-1` and so on; else `label/holdout`. Clips of one
+    file, and files of one content, speaker or session are held out together; a list names them in a
+    column such as `speaker` or `group`. If files have several labels, the task predicts all of
     them, and is scored by mean average precision.
 
     Args:
         root: folder of the files; paths in lists are relative to it.
-        files: a list, CSV or the JSON of AST or BRIDLE; null takes all files below `root`.
+        files: a list, CSV or the JSON of AST or BRIDLE, by its path or with settings; null takes
+            all files below `root`.
         test_files: list of the files to score; pretraining never sees them.
-        test_fold: fold of `files` to score; pretraining never sees it.
-        labels: table of classes such as AudioSet's (index, mid, display_name); null collects the
-            classes from the files.
         front_end: `byol_a` has 64 mels each 10 ms; `byol_a_htk` the same on torchaudio's default
             scale, for encoders of BYOL-A's training script; `audioset` has Kaldi's 128, after
             removing the mean of the clip.
         seconds: duration of a sample. 96 frames are 0.95 s for `byol_a`; 1024 are 10.255 s for
             `audioset`.
+        sampling: `middle` makes each file one sample; `clips` cuts each file into as many samples
+            as fill it, for a few long files.
         mean: mean of the values; by default measured on 256 of the files.
         std: standard deviation of the values; by default measured.
         holdout: fraction of each class to score, if nothing else defines a test split.
+        group: regular expression that finds the person or session in the path of a file; by
+            default the list's column (`group`, `speaker`, …), or the conventions of
+            `data/listing/groups.py`. An empty one finds none.
 
     Attributes:
         classes: names of the classes.
@@ -87,54 +102,59 @@ class AudioFolder(Source):
     modality = "audio"
     opens = frozenset({FOLDER})
     opens_one = AUDIO_EXTENSIONS
-    location = Source.location | {"labels"}
     labels: Index
     holdout: float = 0.2
+    group: str | None = None
 
     def __init__(
         self,
         *,
         root: str,
-        files: str | None = None,
-        test_files: str | None = None,
-        test_fold: int | None = None,
-        labels: str | None = None,
+        files: str | FileList | None = None,
+        test_files: str | FileList | None = None,
         front_end: FrontEnd = "byol_a",
         seconds: float = 0.95,
+        sampling: Sampling = "middle",
         mean: float | None = None,
         std: float | None = None,
         holdout: float = 0.2,
+        group: str | None = None,
     ) -> None:
+        check_pattern(group)
         if not 0.0 < holdout < 1.0:
             raise ValueError(
                 f"`holdout` must be more than 0 and less than 1, got {holdout}. Try 0.2 for a "
                 "fifth."
             )
-        if (test_files or test_fold is not None) and not files:
+        if test_files and not files:
             raise ValueError(
-                "`test_files` and `test_fold` need `files`, a list of the training files. Set "
-                "`data.files`."
+                "`test_files` needs `files`, a list of the training files. Set `data.files`."
             )
-        self.root, self.holdout = os.fspath(root), holdout
-        own, scored, name, self.notes = self._listed(files, test_files, test_fold)
-        if files is not None:
-            require_inside(self.root, [entry.path for entry in own], files)
-            require_inside(self.root, [entry.path for entry in scored], test_files or files)
-        self._open(self.root, own, scored, name, labels, front_end, seconds, mean, std)
+        if sampling not in ("middle", "clips"):
+            raise ValueError(f"`sampling` must be middle or clips, got {sampling!r}. Choose one.")
+        self.root, self.holdout, self.group = os.fspath(root), holdout, group
+        if files is None:
+            formats = "wav, flac, ogg, opus, mp3 and so on"
+            found = entries_of_folder(self.root, AUDIO_EXTENSIONS, "audio", formats)
+            parts = ListParts(*found)
+        else:
+            parts = parts_of_lists(self.root, files, test_files, read_list)
+        table = as_list(files)
+        labels = None if table is None else table.labels
+        self._open(self.root, parts, labels, front_end, seconds, sampling, mean, std)
 
     def _open(
         self,
         root: str,
-        own: list[ListedFile],
-        scored: list[ListedFile],
-        name: str | None,
+        parts: ListParts,
         labels: str | None,
         front_end: FrontEnd,
         seconds: float,
+        sampling: Sampling,
         mean: float | None,
         std: float | None,
     ) -> None:
-        """Store training entries and test entries, whose split has this name."""
+        """Store the training entries and the entries to score."""
         if front_end not in _FRONT_ENDS:
             raise ValueError(
                 f"`front_end` must be one of {', '.join(_FRONT_ENDS)}, got {front_end!r}. Choose "
@@ -142,7 +162,8 @@ class AudioFolder(Source):
             )
         if std is not None and not std > 0.0:
             raise ValueError(f"`std` must be positive, got {std}. Leave it out to measure it.")
-        self.root, self.front_end, self.scored = folder_of(os.fspath(root)), front_end, name
+        self.root, self.front_end, self.scored = folder_of(os.fspath(root)), front_end, parts.name
+        self.notes = parts.notes
         self.mel = _FRONT_ENDS[front_end]
         self._samples = round(seconds * self.mel.sample_rate)
         frames = self.mel.frames(self._samples) if seconds > 0 else 0
@@ -150,6 +171,12 @@ class AudioFolder(Source):
             raise ValueError(
                 f"`seconds` must be 0.1 or more, got {seconds}. 0.95 gives 96 frames for byol_a."
             )
+        own, scored = parts.train, parts.scored
+        if sampling == "clips":
+            own, scored = (self._clips(entries) for entries in (own, scored))
+            if len(own) > len(parts.train):
+                note = f"{len(own):,} clips of {len(parts.train):,} files"
+                self.notes = (*self.notes, note)
         self._use(own, scored, labels)
         self.input = Input((1, self.mel.mels, frames), (0.0,), (1.0,), "audio")
         if mean is None or std is None:
@@ -157,30 +184,13 @@ class AudioFolder(Source):
             mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
         self.input = Input(self.input.shape, (mean,), (std,), "audio")
 
-    def _listed(
-        self, files: str | None, test_files: str | None, test_fold: int | None
-    ) -> tuple[list[ListedFile], list[ListedFile], str | None, tuple[str, ...]]:
-        """Return the training files, the files to score, the name of their split, and notes."""
-        if files is None:
-            return entries_of_folder(
-                self.root, AUDIO_EXTENSIONS, "audio", "wav, flac, ogg, opus, mp3 and so on"
-            )
-        entries = read_list(files)
-        if test_files is not None:
-            scored = read_list(test_files)
-            both = overlap([e.path for e in entries], [e.path for e in scored])
-            return entries, scored, "test", both
-        if test_fold is None:
-            return split_of_list(entries)
-        scored = [entry for entry in entries if entry.fold == test_fold]
-        own = [entry for entry in entries if entry.fold != test_fold]
-        if not scored or not own:
-            folds = sorted({entry.fold for entry in entries if entry.fold is not None})
-            raise ValueError(
-                f"`test_fold` must be one of the folds of {files}, {folds}, and leave another for "
-                f"training, got {test_fold}. Choose one."
-            )
-        return own, scored, "test", ()
+    def _clips(self, entries: list[ListedFile]) -> list[ListedFile]:
+        """Cut files into clips, one after the other."""
+        return cut_into_clips(
+            entries,
+            self._samples / self.mel.sample_rate,
+            lambda path: read_seconds(os.path.join(self.root, path)),
+        )
 
     def _use(self, own: list[ListedFile], scored: list[ListedFile], table: str | None) -> None:
         """Store the entries, and turn their labels into indices of the classes."""
@@ -209,7 +219,7 @@ class AudioFolder(Source):
         found = [tuple(position[label] for label in entry.labels) for entry in both]
         self._found, self._scored_found = found[: len(own)], found[len(own) :]
         self.labels = _single(self._found)
-        self._sources = [entry.source for entry in own]
+        self._sources = [None if self.group is not None else entry.source for entry in own]
 
     @classmethod
     def located(cls, path: str, input: Input) -> dict[str, Any]:
@@ -232,18 +242,18 @@ class AudioFolder(Source):
 
     def read(self, index: int) -> Sample:
         """Read one sample; its label is a bool tensor `[classes]` if it has several."""
-        path = os.fsdecode(self._paths[index])
         try:
             wave = read_waveform(
                 self._file(index), self.mel.sample_rate, self._samples, self._start_of(index)
             )
         except UndecodableAudio as error:
-            raise Unreadable(path, str(error)) from None
+            raise Unreadable(self.id_of(index), str(error)) from None
         if self.front_end == "audioset":
             wave = wave - wave.mean()
         found = self._labels_of(index)
         label = self.multi_hot(index) if len(found) > 1 else found[0] if found else None
-        return {"x": log_mel(wave, self.mel).unsqueeze(0).contiguous(), "id": path, "label": label}
+        x = log_mel(wave, self.mel).unsqueeze(0).contiguous()
+        return {"x": x, "id": self.id_of(index), "label": label}
 
     def _file(self, index: int) -> str | bytes:
         """Return the path of a file, or its bytes."""
@@ -258,7 +268,7 @@ class AudioFolder(Source):
         return self._found[index]
 
     def id_of(self, index: int) -> str:
-        return os.fsdecode(self._paths[index])
+        return clip_name(os.fsdecode(self._paths[index]), self._start_of(index))
 
     def multi_hot(self, index: int) -> Tensor:
         """Return the labels of a file as bool `[classes]`."""
@@ -334,13 +344,16 @@ class AudioFolder(Source):
         if self.groups is None:
             paths = [os.fsdecode(path) for path in self._paths]
             names = [
-                source or source_of(path, self.classes[label] if label >= 0 else None)
+                source or source_of(path, self.classes[label] if label >= 0 else None, self.group)
                 for path, label, source in zip(
                     paths, self.labels.tolist(), self._sources, strict=True
                 )
             ]
             self.groups = independent(
-                self.labels, same_files(self.root, paths), names, required=any(self._sources)
+                self.labels,
+                same_files(self.root, paths),
+                names,
+                required=bool(self.group) or any(self._sources),
             )
         return self.groups
 

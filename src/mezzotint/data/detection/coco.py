@@ -80,7 +80,7 @@ class COCOFolder(DetectionSource, kind="coco_folder"):
 
     def read(self, part: Part, index: int) -> DetectionSample:
         name, path, annotations = self._entries[part][index]
-        image = read_image(path)
+        image = read_image(path, name)
         height, width = image.shape[1:]
         corners = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in annotations)]
         boxes = torch.tensor(corners, dtype=torch.float32).view(-1, 4)

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from mezzotint.data.image.decode import Undecodable, decode, open_image
 from mezzotint.recipe.component import Component
+from mezzotint.types import Unreadable
 
 Part = Literal["train", "test"]
+PARTS: tuple[Part, Part] = ("train", "test")
 
 VOID = 255
 """The value in class maps of pixels that are neither learned nor scored."""
@@ -70,24 +72,23 @@ class DetectionSource(Component, ABC, abstract=True):
         """Read one sample.
 
         Raises:
-            ValueError: when its files cannot be read.
+            Unreadable: when its files cannot be read: training takes another image instead, and an
+                image to score is left out.
+            ValueError: when its annotations do not fit its image.
         """
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path, name: str) -> Tensor:
     """Read an image in color, upright, uint8 `[3, H, W]`.
 
     Raises:
-        ValueError: when it cannot be read.
+        Unreadable: with its name, when it cannot be read.
     """
     try:
         with open_image(str(path)) as file:
             return torch.from_numpy(np.array(decode(file))).permute(2, 0, 1).contiguous()
     except Undecodable as error:
-        raise ValueError(
-            f"`{path}` cannot be read as an image ({error}). Get it again, or remove it from the "
-            "list."
-        ) from None
+        raise Unreadable(name, str(error)) from None
 
 
 def paint(masks: Tensor, labels: Tensor, crowd: Tensor) -> Tensor:

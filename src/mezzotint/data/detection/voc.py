@@ -21,6 +21,7 @@ from torch import Tensor
 from mezzotint.data.detection.source import DetectionSample, DetectionSource, Part, read_image
 from mezzotint.data.formats.delimited import lines_of, read_text
 from mezzotint.data.listing.lists import require_inside
+from mezzotint.types import Unreadable
 
 _MAX_BYTES = 1 << 20
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -97,7 +98,7 @@ class VOCFolder(DetectionSource, kind="voc_folder"):
 
     def read(self, part: Part, index: int) -> DetectionSample:
         entry = self._entries[part][index]
-        image = read_image(entry.image)
+        image = read_image(entry.image, entry.id)
         count = len(entry.objects)
         boxes = torch.tensor([box for _, box, _ in entry.objects], dtype=torch.float32).view(-1, 4)
         labels = torch.tensor(
@@ -209,9 +210,8 @@ def _label_image(entry: _Entry, folder: str, image: Tensor) -> Tensor:
         with Image.open(path) as file:
             numbers = torch.from_numpy(np.array(file))
     except Exception as error:  # a damaged file can raise nearly any exception
-        raise ValueError(
-            f"`{path}` cannot be read ({error}). It must be a palette image. Get it again."
-        ) from None
+        detail = " ".join(str(error).split())[:120] or type(error).__name__
+        raise Unreadable(entry.id, f"{folder}/{path.name} is broken: {detail}") from None
     if numbers.dtype != torch.uint8 or numbers.shape != image.shape[1:]:
         raise ValueError(
             f"`{path}` must be a palette image of {list(image.shape[1:])}, the size of its "

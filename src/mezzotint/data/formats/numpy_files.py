@@ -72,7 +72,9 @@ def refuse_bomb(path: str | Path) -> None:
         )
 
 
-def named_array(name: str, arrays: Mapping[str, object], path: object, noun: str) -> str:
+def named_array(
+    name: str, arrays: Mapping[str, object], path: object, noun: str, *, key: str = "data.x"
+) -> str:
     """Return the name of an array; a single array of a file needs no name.
 
     Args:
@@ -80,6 +82,7 @@ def named_array(name: str, arrays: Mapping[str, object], path: object, noun: str
         arrays: arrays of the file.
         path: path of the file, for messages.
         noun: what the array holds, in the plural, for messages: `points`.
+        key: key of the recipe that names it, for messages.
 
     Raises:
         ValueError: when there is no such array, and several others.
@@ -90,7 +93,7 @@ def named_array(name: str, arrays: Mapping[str, object], path: object, noun: str
         return next(iter(arrays))
     raise ValueError(
         f"`{path}` has no array {name!r}, only {', '.join(arrays) or 'none'}. Name the {noun} with "
-        "`data.x`."
+        f"`{key}`."
     )
 
 

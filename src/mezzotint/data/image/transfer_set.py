@@ -25,6 +25,7 @@ import torch
 from mezzotint.data.image.classic_files import find_folder, read_names
 from mezzotint.data.image.folder import ImageFolder, PathList, check_interpolation
 from mezzotint.data.listing.folder import scan
+from mezzotint.data.listing.lists import require_inside
 from mezzotint.data.listing.sampling import some_of_each
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.seeding import key_of
@@ -277,6 +278,8 @@ class TransferSet(ImageFolder):
             training images a class are drawn; the others have one split.
         max_pixels: images with more pixels are unreadable; checked before decoding.
         interpolation: filter by which whole samples are resized.
+        allow_outside: whether the lists may lead outside of the folder, by `../a`, absolute paths,
+            and symbolic links; set it for lists that you trust.
 
     Attributes:
         classes: names of the classes.
@@ -297,6 +300,7 @@ class TransferSet(ImageFolder):
         split: int = 1,
         max_pixels: int = 50_000_000,
         interpolation: Interpolation = "bilinear",
+        allow_outside: bool = False,
     ) -> None:
         self.interpolation = check_interpolation(interpolation)
         if name not in LAYOUTS:
@@ -309,6 +313,9 @@ class TransferSet(ImageFolder):
                 f"max_pixels={max_pixels}. 224 and 50000000 are the defaults."
             )
         lists = LAYOUTS[name](os.fspath(root), split)
+        if not allow_outside:
+            paths = [path for path, _ in (*lists.train, *lists.test)]
+            require_inside(lists.root, paths, f"the lists of {name}", has_key=True)
         self.name, self.root, self.size, self.max_pixels = name, lists.root, size, max_pixels
         self.input = Input((3, size, size), IMAGENET_MEAN, IMAGENET_STD)
         self.split, self.scored, self.classes = "train", "test", lists.classes

@@ -25,7 +25,9 @@ from mezzotint.data.listing.layout import nfc
 
 Index = npt.NDArray[np.int64]
 
-COLUMNS = ("group", "patient", "subject", "person", "participant", "speaker", "recording", "source")
+PEOPLE = ("patient", "subject", "person", "participant", "speaker")
+"""Columns that say which person a sample is of, by priority."""
+COLUMNS = ("group", *PEOPLE, "recording", "source")
 """Columns that say who or what a sample is of, by priority; `patient_id` counts as `patient`."""
 
 _PEOPLE = r"(?:patient|subject|subj|sub|person|participant|speaker)s?[-_ ]?"
@@ -43,10 +45,15 @@ _FILES = (
 _EDGE = 4096  # bytes at both ends of files that are compared before whole files are
 
 
-def column_of_groups(names: Iterable[str]) -> str | None:
-    """Return the column that says who or what a sample is of; `None` if there is none."""
+def column_of_groups(names: Iterable[str], *, people: bool = False) -> str | None:
+    """Return the column that says who or what a sample is of; `None` if there is none.
+
+    Args:
+        names: names of columns or arrays.
+        people: whether only a column of people counts, not one of sessions or other sources.
+    """
     known = {_plain(name): name for name in reversed(list(names))}
-    return next((known[name] for name in COLUMNS if name in known), None)
+    return next((known[name] for name in (PEOPLE if people else COLUMNS) if name in known), None)
 
 
 def _plain(name: str) -> str:

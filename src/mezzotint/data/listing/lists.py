@@ -76,7 +76,7 @@ def require_inside(
         root: the folder to which paths are relative.
         paths: as the list has them.
         listed_in: the list, for messages.
-        has_key: whether the source has the key `allow_outside`, for messages.
+        has_key: whether `allow_outside` is a key of the source, and not of the list, for messages.
 
     Raises:
         ValueError: with the first such path.
@@ -84,7 +84,7 @@ def require_inside(
     trust = (
         "set `data.allow_outside=true`"
         if has_key
-        else "write absolute paths and set `data.root` to a folder above all of them"
+        else f"write `{{path: {listed_in}, allow_outside: true}}` instead of its path"
     )
     base = os.path.realpath(root)
     folders: dict[str, str] = {}

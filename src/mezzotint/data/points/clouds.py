@@ -35,6 +35,7 @@ from mezzotint.data.points.files import (
     MESHES,
     centered,
     cloud_files,
+    content_key,
     read_arrays,
     read_cloud,
     resampled,
@@ -135,7 +136,6 @@ def point_clouds(
     if file.is_dir() and not list(file.glob("*.h5")):
         return _CloudFolder(file, points, scaling, holdout, group)
     arrays = read_arrays(file, x, y)
-    # The name also keys the sampling: another wording would give other points.
     shaped = [
         _shaped(values, points, scaling, f"{path}: cloud {i}")
         for i, values in enumerate(arrays.points)
@@ -161,8 +161,7 @@ class _CloudArrays(PointClouds, InMemory):
         classes: names, by label.
         name: prefix of the ids.
         holdout: fraction of each class to score, without a split.
-        content: int64 `[N]`, groups of samples of the same points in the file. Each is sampled in
-            an order of its own, so that their samples differ.
+        content: int64 `[N]`, groups of samples of the same points in the file.
     """
 
     def __init__(
@@ -265,10 +264,8 @@ class _CloudFolder(PointClouds):
     def _points(self, index: int) -> Float32:
         name = self.files[index]
         try:
-            # The name, not the path, keys the sampling: a moved folder gives the same points.
-            return _shaped(
-                read_cloud(self.root / name, self.points, name), self.points, self.scaling, name
-            )
+            values = read_cloud(self.root / name, self.points)
+            return _shaped(values, self.points, self.scaling, name)
         except (ValueError, OSError) as error:
             raise Unreadable(name, str(error).removeprefix(f"{name}: ")) from None
 
@@ -281,9 +278,13 @@ class _CloudFolder(PointClouds):
 
 
 def _shaped(values: npt.NDArray[np.float64], points: int, scaling: Scaling, name: str) -> Float32:
-    """Convert points `[P, 3]` to the encoder's input, float32 `[3, points]`."""
+    """Convert points `[P, 3]` to the encoder's input, float32 `[3, points]`.
+
+    The points themselves key their sampling: a point cloud gives the same ones in any file.
+    """
     try:
-        kept = resampled(np.asarray(values, np.float64), points, name)
+        whole = np.asarray(values, np.float64)
+        kept = resampled(whole, points, content_key(whole))
         kept = centered(kept) if scaling == "unit_sphere" else kept
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None

@@ -8,6 +8,7 @@ triangulation. The draws are a function of a key, so a mesh gives the same point
 on every machine.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,14 @@ def resampled(points: Array, count: int, key: str) -> Array:
     return finite[np.resize(order, count)]
 
 
+def content_key(*arrays: npt.NDArray[Any]) -> str:
+    """Return a key of the draws for a point cloud or mesh: a hash of its values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 def centered(points: Array) -> Array:
     """Move the centroid to the origin and scale the farthest point to 1, as usual for ModelNet40.
 
@@ -197,14 +206,15 @@ def read_arrays(path: Path, x: str, y: str | None) -> PointTable:
     return PointTable(points, *label_indices(arrays[y], len(points), f"{path}: {y}"))
 
 
-def read_cloud(path: Path, points: int, key: str) -> npt.NDArray[np.float64]:
+def read_cloud(path: Path, points: int) -> npt.NDArray[np.float64]:
     """Read one point cloud `[P, 3]`; a mesh is sampled by area.
 
     Raises:
         ValueError: when the file is damaged, or the mesh has no area.
     """
     if path.suffix.lower() in MESHES:
-        return sample_surface(*read_mesh(path), points, key)
+        vertices, faces = read_mesh(path)
+        return sample_surface(vertices, faces, points, content_key(vertices, faces))
     arrays = numpy_arrays(path, _EXPECTED, single="x")
     if not arrays:
         raise ValueError("it has no array. Write it again with np.savez.")

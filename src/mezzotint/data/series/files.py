@@ -31,6 +31,7 @@ from mezzotint.data.formats.numpy_files import (
     numpy_arrays,
     one_column,
 )
+from mezzotint.data.listing.groups import column_of_groups
 from mezzotint.data.listing.layout import SPLIT_COLUMN, roles_of, rows_of_splits
 
 Array = npt.NDArray[np.float32]
@@ -74,7 +75,7 @@ def read_npz(
     x = named_array(x, arrays, path, "series")
     if y == "label" and y not in arrays and "y" in arrays:
         y = "y"
-    y, subject = _labels_and_subjects(y, subject, list(arrays), path, "array")
+    y, subject = _labels_and_subjects(y, subject, list(arrays), path, "array", [x])
     values = arrays[x][:, None] if arrays[x].ndim == 2 else arrays[x]
     if values.ndim != 3 or values.dtype.kind not in "fiu" or 0 in values.shape:
         raise ValueError(
@@ -169,7 +170,8 @@ def read_csv(
         ValueError: with the line that is ragged or has text, or for a column that is missing.
     """
     table = read_text_table(path)
-    y, subject = _labels_and_subjects(y, subject, table.header, path, "column")
+    taken = [series, *(channels or ())]
+    y, subject = _labels_and_subjects(y, subject, table.header, path, "column", taken)
     roles = roles_of(table.column(SPLIT_COLUMN)) if SPLIT_COLUMN in table.header else None
     split = SPLIT_COLUMN if roles is not None and SPLIT_COLUMN not in (channels or ()) else None
     keys = [name for name in (series, subject, y, split) if name in table.header]
@@ -294,13 +296,22 @@ def _is_test(path: Path) -> bool:
 
 
 def _labels_and_subjects(
-    y: str | None, subject: str | None, names: Sequence[str], path: Path, noun: str
+    y: str | None,
+    subject: str | None,
+    names: Sequence[str],
+    path: Path,
+    noun: str,
+    taken: Sequence[str] = (),
 ) -> tuple[str | None, str | None]:
-    """Return the names of labels and subjects; only the default names may be missing."""
-    return (
-        chosen_name(y, names, default="label", key="data.y", path=path, noun=noun),
-        chosen_name(subject, names, default="subject", key="data.subject", path=path, noun=noun),
-    )
+    """Return the names of labels and subjects; only the default names may be missing.
+
+    Without a column `subject`, it is one such as `patient_id`, unless it is `taken`.
+    """
+    y = chosen_name(y, names, default="label", key="data.y", path=path, noun=noun)
+    own = chosen_name(subject, names, default="subject", key="data.subject", path=path, noun=noun)
+    if own is None and subject is not None:
+        own = column_of_groups((name for name in names if name not in (y, *taken)), people=True)
+    return y, own
 
 
 def _no_channel(name: str, table: TextTable) -> str:

@@ -45,8 +45,8 @@ class Series(InMemory):
         x: name of the series in an `.npz`, `[N, C, T]` or `[N, T]`.
         y: name of the labels in an `.npz`, or of their column in a CSV; `null` ignores them. Only
             `label` may be missing.
-        subject: name of the array or column of subjects; `null` for none. Only `subject` may be
-            missing.
+        subject: name of the array or column of subjects, which other sources call `group`; `null`
+            for none. Without an array or column `subject` it is one such as `patient_id`.
         channels: columns of a CSV with measurements; by default all others, without row numbers
             and times.
         layout: order of the axes in an `.npz`.

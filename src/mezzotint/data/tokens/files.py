@@ -3,6 +3,7 @@
 Every reader returns a list of texts, or of token numbers, with a label if there is one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from mezzotint.data.formats.numpy_files import (
     one_column,
 )
 from mezzotint.data.listing.folder import scan
-from mezzotint.data.listing.groups import column_of_groups, source_of
+from mezzotint.data.listing.groups import check_pattern, column_of_groups, source_of
 from mezzotint.data.listing.layout import (
     SPLIT_COLUMN,
     Parts,
@@ -59,16 +60,18 @@ class Text:
 
 
 def read_texts(
-    path: Path, unit: Unit, text: str, label: str | None, x: str
+    path: Path, unit: Unit, text: str | None, label: str | None, group: str | None
 ) -> tuple[list[Text], list[ColumnUse]]:
-    """Read all non-empty texts of a file or a folder, and what its columns are used for.
+    """Read all texts of a path, and say what the columns or arrays of a file are used for.
 
     Args:
-        path: path of a folder, or of a `.txt`, `.csv`, `.tsv`, `.npz` or `.npy` file.
+        path: a folder or a file.
         unit: `line` makes each line of a text file a text, `file` the whole file.
-        text: column of the texts in a table.
+        text: column of the texts in a table, by default `text`; or array of the tokens in an
+            `.npz`, by default `x`.
         label: column of the labels in a table, or their array in an `.npz`.
-        x: array of the tokens in an `.npz`.
+        group: column or array of the people or other sources; for text files a regular expression
+            over their path.
 
     Raises:
         ValueError: when there is nothing to read.
@@ -76,13 +79,15 @@ def read_texts(
     suffix = path.suffix.lower()
     uses: list[ColumnUse] = []
     if path.is_dir():
-        found = _folder(path, unit)
+        check_pattern(group)
+        found = _folder(path, unit, group)
     elif suffix in SEPARATORS:
-        found, uses = _table(path, text, label)
+        found, uses = _table(path, text or "text", label, group)
     elif suffix in ARRAYS:
-        found, uses = _arrays(path, x, label)
+        found, uses = _arrays(path, text or "x", label, group)
     elif path.is_file() and (suffix in TEXTS or not suffix):
-        found = _file(path, unit, path.name, None, None)
+        check_pattern(group)
+        found = _file(path, unit, path.name, None, None, group)
     else:
         wrong = f"has the suffix {path.suffix!r}" if path.exists() else "does not exist"
         raise ValueError(
@@ -99,8 +104,10 @@ def read_texts(
     return kept, uses
 
 
-def _file(path: Path, unit: Unit, name: str, label: str | None, split: str | None) -> list[Text]:
-    content, source = read_text(path), source_of(name, label)
+def _file(
+    path: Path, unit: Unit, name: str, label: str | None, split: str | None, group: str | None
+) -> list[Text]:
+    content, source = read_text(path), source_of(name, label, group)
     if unit == "file":
         return [Text(content, label, split, name, source)]
     return [
@@ -126,7 +133,7 @@ def _trained_on(parts: Parts) -> list[str]:
     return [n for n, role in zip(parts.train, roles, strict=True) if role in (None, "train")]
 
 
-def _folder(root: Path, unit: Unit) -> list[Text]:
+def _folder(root: Path, unit: Unit, group: str | None) -> list[Text]:
     """Read text files below a folder; folders are classes and splits as for images."""
     listing = scan(str(root), TEXTS, "text files")
     parts = parts_of(listing, "text files")
@@ -139,11 +146,14 @@ def _folder(root: Path, unit: Unit) -> list[Text]:
     found: list[Text] = []
     for split, names in ((None, _trained_on(parts)), (parts.name, parts.scored)):
         for name in names:
-            found += _file(root / name, unit, name, parts.layout.class_of(name), split)
+            label = parts.layout.class_of(name)
+            found += _file(root / name, unit, name, label, split, group)
     return found
 
 
-def _table(path: Path, text: str, label: str | None) -> tuple[list[Text], list[ColumnUse]]:
+def _table(
+    path: Path, text: str, label: str | None, group: str | None
+) -> tuple[list[Text], list[ColumnUse]]:
     """Read a table; a text keeps its spaces and line ends, and no word of it is missing."""
     if not read_text(path, "a table of UTF-8 text").strip():
         raise ValueError(f"`{path}` is empty: it has no text and no tokens. Check the file.")
@@ -161,7 +171,8 @@ def _table(path: Path, text: str, label: str | None) -> tuple[list[Text], list[C
     others = [name for name in table.header if name not in (text, label)]
     roles = roles_of(table.column(SPLIT_COLUMN)) if SPLIT_COLUMN in others else None
     used, scored, split = rows_of_splits(roles, [bool(own) for own in labels])
-    group = column_of_groups(others)
+    _require_group(group, table.header, path, "column")
+    group = group or column_of_groups(others)
     who = [None] * len(table.rows) if group is None else table.column(group)
     found = [
         Text(
@@ -181,10 +192,13 @@ def _table(path: Path, text: str, label: str | None) -> tuple[list[Text], list[C
     return found, [ColumnUse(name, uses.get(name, "left out")) for name in table.header]
 
 
-def _arrays(path: Path, x: str, y: str | None) -> tuple[list[Text], list[ColumnUse]]:
-    """Read integers `[N, L]`, or one long row `[T]`, and the labels of an `.npz`."""
+def _arrays(
+    path: Path, x: str, y: str | None, group: str | None
+) -> tuple[list[Text], list[ColumnUse]]:
+    """Read integers `[N, L]`, or one long row `[T]`, and labels and sources of an `.npz`."""
     arrays = numpy_arrays(path, "a file of integers", single=x)
-    x = named_array(x, arrays, path, "tokens")
+    x = named_array(x, arrays, path, "tokens", key="data.text")
+    _require_group(group, list(arrays), path, "array")
     if y == "label" and y not in arrays and "y" in arrays:
         y = "y"
     y = chosen_name(y, list(arrays), default="label", key="data.label", path=path, noun="array")
@@ -201,8 +215,23 @@ def _arrays(path: Path, x: str, y: str | None) -> tuple[list[Text], list[ColumnU
             f"{labels.shape}. Correct the array."
         )
     names = [None] * len(values) if labels is None else label_names(labels)
+    group = group or column_of_groups(name for name in arrays if name not in (x, y))
+    who = [None] * len(values) if group is None else one_column(arrays[group]).astype(str).tolist()
+    if len(who) != len(values):
+        raise ValueError(
+            f"`{path}`: {group} must have {len(values)} entries, one for each row, got {len(who)}. "
+            "Correct the array, or `data.group`."
+        )
     found = [
-        Text(row.astype(np.int64), names[i], None, f"{path.stem}/{i:06d}")
+        Text(row.astype(np.int64), names[i], None, f"{path.stem}/{i:06d}", who[i] or None)
         for i, row in enumerate(values)
     ]
-    return found, array_uses(arrays, {x: "tokens", y: "label"})
+    return found, array_uses(arrays, {x: "tokens", y: "label", group: "source"})
+
+
+def _require_group(group: str | None, names: Sequence[str], path: Path, noun: str) -> None:
+    """Refuse a `group` that a file does not have."""
+    if group is not None and group not in names:
+        raise ValueError(
+            f"`{path}` has no {noun} {group!r}, only {', '.join(names)}. Correct `data.group`."
+        )

@@ -76,13 +76,16 @@ class Tokens(InMemoryTokens):
         unit: `line` makes each line of a text file a text, `file` the whole file.
         overflow: `truncate` keeps the beginning of a longer text, `split` cuts it into as many
             samples as it fills.
-        text: column of the texts in a table.
+        text: column of the texts in a table, by default `text`; or array of the tokens in an
+            `.npz`, by default `x`.
         label: column of the labels in a table, or their array in an `.npz`; `null` ignores them.
             Only `label` may be missing.
-        x: array of the tokens in an `.npz`.
         vocabulary: size of the vocabulary of an array; by default one more than its largest token.
         holdout: fraction of each class to score, if no folder defines the split; pretraining never
             sees these samples.
+        group: column or array of the person or other source of each text, or for text files a
+            regular expression over their path; texts of one are held out together. By default a
+            column such as `subject` or `speaker_id`, and the file of a line.
 
     Attributes:
         classes: names of the classes; a label is an index into this list.
@@ -102,11 +105,11 @@ class Tokens(InMemoryTokens):
         tokenizer: str = "bytes",
         unit: Unit = "line",
         overflow: Overflow = "truncate",
-        text: str = "text",
+        text: str | None = None,
         label: str | None = "label",
-        x: str = "x",
         vocabulary: int | None = None,
         holdout: float = 0.2,
+        group: str | None = None,
     ) -> None:
         if length < 2 or unit not in ("line", "file") or overflow not in ("truncate", "split"):
             raise ValueError(
@@ -114,7 +117,7 @@ class Tokens(InMemoryTokens):
                 f"split, got length={length}, unit={unit!r}, overflow={overflow!r}. 128, line and "
                 "truncate are the defaults."
             )
-        texts, self.columns = read_texts(Path(path), unit, text, label, x)
+        texts, self.columns = read_texts(Path(path), unit, text, label, group)
         self.notes = notes_on_folder(Path(path))
         self.tokenizer = tokenizer
         encoded, size = _encoded(texts, tokenizer, vocabulary)
@@ -128,7 +131,8 @@ class Tokens(InMemoryTokens):
         marked = np.array([t.split is not None for t in texts])
         whole = bool(marked.any() and not marked.all())
         content = grouped([row.tobytes().hex() for row in encoded])
-        groups = independent(labels, content, [t.source for t in texts])
+        who = [t.source for t in texts]
+        groups = independent(labels, content, who, required=bool(group))
         test = (
             marked
             if whole

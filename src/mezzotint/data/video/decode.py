@@ -24,7 +24,7 @@ VIDEO_EXTENSIONS = frozenset(".mp4 .m4v .avi .mkv .webm .mov .mpg .mpeg .flv .wm
 
 _LATE = 0.75  # seconds that the last frame may end before the duration in the header
 Times = Callable[[float], npt.NDArray[np.float64]]
-"""Duration in seconds → times of the frames to read, in any order."""
+"""Duration in seconds → times of the frames to read, in any order; none to learn the duration."""
 
 
 class UndecodableVideo(ValueError):
@@ -54,6 +54,23 @@ def read_frames(path: str, times: Times, size: int, crops: int = 1) -> Tensor:
     return (_torchcodec if _codec() is not None else _pyav)(path, times, size, crops)
 
 
+def read_length(path: str) -> float:
+    """Return the duration of a video in seconds; no frame is decoded.
+
+    Raises:
+        UndecodableVideo: when the file is missing, or is no video.
+        ImportError: when neither decoder can be imported.
+    """
+    found: list[float] = []
+
+    def ask(length: float) -> npt.NDArray[np.float64]:
+        found.append(length)
+        return np.zeros(0)
+
+    read_frames(path, ask, 1)
+    return found[0]
+
+
 def _codec() -> Any:
     """Return the decoder of torchcodec, or `None` if it cannot be imported."""
     try:
@@ -76,6 +93,8 @@ def _torchcodec(path: str, times: Times, size: int, crops: int) -> Tensor:
             float(decoder.metadata.end_stream_seconds),
         )
         wanted = np.clip(begin + times(end - begin), begin, np.nextafter(end, begin))
+        if not len(wanted):
+            return torch.zeros(3 * crops, 0, size, size, dtype=torch.uint8)
         frames: Tensor = decoder.get_frames_played_at(wanted.tolist()).data
     except UndecodableVideo:
         raise
@@ -128,6 +147,8 @@ def _decoded(container: Any, times: Times, size: int, crops: int) -> Tensor:
     begin = float((stream.start_time or 0) * stream.time_base)
     length = _duration(container, stream)
     unsorted = begin + times(length)
+    if not len(unsorted):
+        return torch.zeros(3 * crops, 0, size, size, dtype=torch.uint8)
     order = np.argsort(unsorted, kind="stable")
     wanted = unsorted[order]
     if wanted[0] > begin + 1.0:
@@ -215,21 +236,26 @@ def evenly(frames: int) -> Times:
     return lambda length: (np.arange(frames) + 0.5) * length / frames
 
 
+def within(times: Times, start: float, seconds: float) -> Times:
+    """Take the frames of a part of a video, from `start` on, as `times` takes those of a whole."""
+    return lambda length: start + times(min(seconds, max(0.0, length - start)))
+
+
 def times_of(sampling: str, frames: int, fps: float, clips: int = 1) -> Times:
-    """Return the times of `middle` or `even` sampling, for one clip or several.
+    """Return the times of one clip or several.
 
     Args:
-        sampling: `middle` spreads clips from the beginning to the end of the video; `even` takes
-            other frames of the same equal parts for each clip.
+        sampling: `middle` and `clips` spread clips from the beginning to the end of the video;
+            `even` takes other frames of the same equal parts for each clip.
         frames: frames per clip.
-        fps: frame rate of `middle` sampling.
+        fps: frame rate of all but `even` sampling.
         clips: number of clips, one after the other.
     """
     if clips == 1:
-        return middle(frames, fps) if sampling == "middle" else evenly(frames)
+        return middle(frames, fps) if sampling != "even" else evenly(frames)
 
     def times(length: float) -> npt.NDArray[np.float64]:
-        if sampling == "middle":
+        if sampling != "even":
             starts = np.array(even_fractions(clips)) * max(0.0, length - frames / fps)
             return (starts[:, None] + np.arange(frames) / fps).ravel()
         within = (np.arange(clips) + 0.5) / clips

@@ -10,23 +10,37 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 
+from mezzotint.data.listing.file_list import (
+    FileList,
+    ListParts,
+    as_list,
+    clip_name,
+    cut_into_clips,
+    parts_of_lists,
+)
 from mezzotint.data.listing.folder import files_fingerprint, folder_of
-from mezzotint.data.listing.groups import check_pattern, independent, overlap, same_files, source_of
+from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
 from mezzotint.data.listing.lists import (
     ListedFile,
     classes_of,
     entries_of_folder,
     read_video_list,
-    require_inside,
-    split_of_list,
 )
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
-from mezzotint.data.video.decode import VIDEO_EXTENSIONS, UndecodableVideo, read_frames, times_of
+from mezzotint.data.video.decode import (
+    VIDEO_EXTENSIONS,
+    UndecodableVideo,
+    read_frames,
+    read_length,
+    times_of,
+    within,
+)
 from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input, Sample, Unreadable
 
-Sampling = Literal["middle", "even"]
+Sampling = Literal["middle", "even", "clips"]
 
 
 class VideoFolder(Source):
@@ -34,17 +48,18 @@ class VideoFolder(Source):
 
     A clip shows the middle square of each frame. Without a list, folders are classes and splits, as
     in an image folder. With `files`, labels come from the list: the task is `label/test` with
-    `test_files`, else `label/holdout`. Values are normalized with the mean and standard deviation
-    of ImageNet.
+    `test_files`, else `label/holdout`. Clips of one video are held out together. Values are
+    normalized with the mean and standard deviation of ImageNet.
 
     Args:
         root: folder of the files; paths in lists are relative to it.
-        files: list of the files; null takes all files below `root`.
+        files: list of the files, by its path or with settings; null takes all files below `root`.
         test_files: list of the files to score; pretraining never sees them.
         frames: frames per clip.
         fps: frames per second; 7.5 is every fourth frame of most videos.
         sampling: `middle` takes the middle of a video at `fps`; `even` spreads the frames over the
-            whole video, as for Something-Something.
+            whole video, as for Something-Something; `clips` cuts each video into as many samples of
+            `context` frames as fill it, for a few long videos.
         context: frames of a training sample, from which `random_clip` takes other `frames` each
             time; by default a clip's `frames`.
         size: height and width in pixels.
@@ -71,8 +86,8 @@ class VideoFolder(Source):
         self,
         *,
         root: str,
-        files: str | None = None,
-        test_files: str | None = None,
+        files: str | FileList | None = None,
+        test_files: str | FileList | None = None,
         frames: int = 16,
         fps: float = 7.5,
         sampling: Sampling = "middle",
@@ -88,11 +103,11 @@ class VideoFolder(Source):
             or self._frames < frames
             or not fps > 0.0
             or size < 1
-            or sampling not in ("middle", "even")
+            or sampling not in ("middle", "even", "clips")
         ):
             raise ValueError(
                 "`frames`, `size` must be 1 or more, `context` at least `frames`, `fps` positive, "
-                f"and `sampling` middle or even, got frames={frames}, size={size}, "
+                f"and `sampling` middle, even or clips, got frames={frames}, size={size}, "
                 f"context={context}, fps={fps}, sampling={sampling!r}. Try 16, 224, 64 and 7.5 for "
                 "Kinetics."
             )
@@ -110,26 +125,43 @@ class VideoFolder(Source):
             size,
             holdout,
         )
-        if files is None:
-            own, scored, self.scored, self.notes = entries_of_folder(
-                os.fspath(root), VIDEO_EXTENSIONS, "video", "mp4, avi, mkv, webm and so on"
-            )
-        else:
-            own = read_video_list(files)
-            scored, self.scored = [], None
-            if test_files:
-                scored, self.scored = read_video_list(test_files), "test"
-                self.notes = overlap([e.path for e in own], [e.path for e in scored])
-            else:
-                own, scored, self.scored, self.notes = split_of_list(own)
-            require_inside(self.root, [entry.path for entry in own], files)
-            require_inside(self.root, [entry.path for entry in scored], test_files or files)
+        own, scored = self._listed(os.fspath(root), files, test_files)
         self.classes = classes_of([*own, *scored])
         position = {name: i for i, name in enumerate(self.classes)}
-        self._paths, self.labels = _columns(own, position)
-        self._scored_paths, self._scored_labels = _columns(scored, position)
+        self._paths, self._starts, self.labels = _columns(own, position)
+        self._scored_paths, self._scored_starts, self._scored_labels = _columns(scored, position)
         self._sources = [None if group is not None else entry.source for entry in own]
         self.input = Input((3, frames, size, size), IMAGENET_MEAN, IMAGENET_STD, "video")
+
+    def _listed(
+        self, root: str, files: str | FileList | None, test_files: str | FileList | None
+    ) -> tuple[list[ListedFile], list[ListedFile]]:
+        """Return the samples to train on and to score, and store the split and the notes."""
+        table = as_list(files)
+        if table is None:
+            formats = "mp4, avi, mkv, webm and so on"
+            parts = ListParts(*entries_of_folder(root, VIDEO_EXTENSIONS, "video", formats))
+        elif table.labels is not None:
+            raise ValueError(
+                f"`data.files.labels` is a table of classes for audio lists, got {table.labels!r}. "
+                "Leave it out: videos have their classes in the list."
+            )
+        else:
+            parts = parts_of_lists(self.root, table, test_files, read_video_list)
+        self.scored, self.notes = parts.name, parts.notes
+        if self.sampling != "clips":
+            return parts.train, parts.scored
+        own, scored = (
+            cut_into_clips(
+                entries,
+                self._context / self.fps,
+                lambda path: read_length(os.path.join(self.root, path)),
+            )
+            for entries in (parts.train, parts.scored)
+        )
+        if len(own) > len(parts.train):
+            self.notes = (*parts.notes, f"{len(own):,} clips of {len(parts.train):,} videos")
+        return own, scored
 
     @classmethod
     def located(cls, path: str, input: Input) -> dict[str, Any]:
@@ -155,11 +187,15 @@ class VideoFolder(Source):
         Raises:
             Unreadable: when the file is missing, damaged or truncated.
         """
-        name, label = os.fsdecode(self._paths[index]), int(self.labels[index])
+        name, label = self.id_of(index), int(self.labels[index])
         clips, crops = self._parts
         times = times_of(self.sampling, self._frames, self.fps, clips)
+        start = float(self._starts[index])
+        if not np.isnan(start):
+            times = within(times, start, self._context / self.fps)
+        path = os.path.join(self.root, os.fsdecode(self._paths[index]))
         try:
-            x = read_frames(os.path.join(self.root, name), times, self.size, crops)
+            x = read_frames(path, times, self.size, crops)
         except UndecodableVideo as error:
             raise Unreadable(name, str(error)) from None
         if clips * crops > 1:
@@ -186,7 +222,8 @@ class VideoFolder(Source):
         return other
 
     def id_of(self, index: int) -> str:
-        return os.fsdecode(self._paths[index])
+        start = float(self._starts[index])
+        return clip_name(os.fsdecode(self._paths[index]), None if np.isnan(start) else start)
 
     def fingerprint(self) -> str:
         """Hash the relative paths and sizes of all files; no file is read."""
@@ -197,6 +234,7 @@ class VideoFolder(Source):
         both = copy.copy(self)
         both._frames = self.input.shape[1]
         both._paths = np.concatenate([self._paths, self._scored_paths])
+        both._starts = np.concatenate([self._starts, self._scored_starts])
         both.labels = np.concatenate([self.labels, self._scored_labels])
         if len(self.classes) < 2:
             return both, []
@@ -229,7 +267,9 @@ class VideoFolder(Source):
 
 def _columns(
     entries: Sequence[ListedFile], position: dict[str, int]
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.bytes_]], Index]:
-    """Return paths as bytes, which workers share in memory, and the first label of each file."""
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.bytes_]], npt.NDArray[np.float64], Index]:
+    """Return paths as bytes, which workers share in memory, starts in seconds, and labels."""
     paths = np.array([os.fsencode(entry.path) for entry in entries], np.bytes_)
-    return paths, np.array([position[e.labels[0]] if e.labels else -1 for e in entries], np.int64)
+    starts = [np.nan if entry.start is None else entry.start for entry in entries]
+    labels = [position[e.labels[0]] if e.labels else -1 for e in entries]
+    return paths, np.array(starts, np.float64), np.array(labels, np.int64)
