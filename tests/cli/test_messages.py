@@ -22,8 +22,10 @@ import yaml
 from PIL import Image
 
 from mezzotint.cli.app import run
+from mezzotint.data.table.table import Table
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
+from mezzotint.encoders.table_mlp import TableMLP
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.recipe.signatures import index
 from mezzotint.train.loop import pretrain
@@ -47,6 +49,21 @@ FILES = {
     "notes.txt": "hello\n",
     "outside.csv": "Path,cat\n../notes.txt,1\n",
     "broken.pt": "not a checkpoint\n",
+    "flowers.csv": "height,width,species\n" + "1.5,2,iris\n2.5,3,rose\n" * 4,
+    "other.csv": "height,color\n1,red\n",
+    "odd.csv": "height,width\n" + "1,2\n" * 20 + "tall,3\n" + "2,2\n" * 20,
+    "ragged.csv": "a,b\n1,2\n3,4,5\n",
+    "header.csv": "a,b\n",
+    "numbers.csv": "3,1,2\n4,5,6\n7,8,9\n",
+    "walks.csv": "subject,activity,x\n" + "".join(f"{n // 8},run,{n % 5}\n" for n in range(32)),
+    "words.csv": "recording,x\na,1\na,up\na,2\n",
+    "reviews.csv": "text,label\n" + "good book,1\nbad book,0\n" * 4,
+    "empty.txt": "",
+    "sounds.csv": "filename,category,fold\n0.wav,dog,1\n1.wav,cat,2\n",
+    "away.csv": "filename,category\n../0.wav,dog\n",
+    "fold.csv": "filename,category,fold\n0.wav,dog,first\n",
+    "videos.csv": 'path,labels\na.mp4,"run,jump"\n',
+    "captions.csv": "file,words\n0.png,a cat\n",
 }
 
 
@@ -66,6 +83,16 @@ def make_files() -> None:
         Path("mixed").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(f"mixed/{number}.png")
         np.save(f"mixed/{number}.npy", np.zeros((8, 3)))
+    np.savez("wide.npz", x=np.full((4, 3, 8, 8), 7.0, np.float32))
+    np.savez("pickle.npz", x=np.array([{"a": 1}], dtype=object))
+    np.savez("two.npz", a=np.zeros((4, 8, 3)), b=np.zeros((4, 8, 3)))
+    np.savez("few.npz", x=np.full((2, 3, 3), np.nan))
+    np.savez("tokens.npz", ids=np.zeros((3, 4), np.int64), y=np.zeros(3, np.int64))
+    np.savez("tall.npz", x=np.zeros((3, 4), np.int64), y=np.zeros(5, np.int64))
+    flowers = Table(path="flowers.csv", y="species")
+    rows = TableMLP(flowers.input, width=4)
+    rows.preprocessing = flowers.preprocessing()
+    save_encoder(rows, "rows")
     save_encoder(resnet8(Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3), width=4), "encoder")
     tiny = config(batch_size=512, compute={"channels_last": False})
     tiny["encoder"] = {"kind": "resnet8", "width": 2}

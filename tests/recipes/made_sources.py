@@ -48,6 +48,7 @@ def audio_folder(root: Path) -> list[Config]:
     example("audio_folder", root / "others", 5)
     return [
         folders,
+        {**source, **tags},
         {**source, "files": {"path": str(root / "esc.csv"), "test_fold": 1}},
         {**source, **tags, "files": {"path": tags["files"], "labels": str(root / "labels.csv")}},
     ]
@@ -144,8 +145,8 @@ def table(root: Path) -> list[Config]:
 
 
 def tokens(root: Path) -> list[Config]:
-    rows = ["text,text2,label,label2"]
-    rows += [f"text {n} of {c} is a long one,{c} {n},{c},{n % 2}" for c, n in names(6)]
+    rows = ["text,text2,label,label2,people"]
+    rows += [f"text {n} of {c} is a long one,{c} {n},{c},{n % 2},p{n // 2}" for c, n in names(6)]
     (root / "x.csv").write_text("\n".join(rows))
     (root / "z.csv").write_text("\n".join(rows[:-3]))
     (root / "vocabulary.txt").write_text("\n".join(["[UNK]", "text", "of", *"ab01"]))
@@ -240,7 +241,7 @@ def other_files(kind: str, key: str, root: Path, config: Config) -> list[Any]:
         return [256]
     if (kind, key) == ("image_folder", "split"):
         return ["val"]
-    if (kind, key) in (("arrays", "group"), ("table", "group")):
+    if (kind, key) in (("arrays", "group"), ("table", "group"), ("tokens", "group")):
         return ["people", "code"]
     if key == "group":
         return [r"(\d)\.", "([ab])"]

@@ -58,6 +58,7 @@ class SourceReport:
         leaks: groups of samples with the same values, trained on and scored.
         contradictions: groups of samples with the same values, in more than one class.
         unknown_classes: classes that are scored, and have no training sample.
+        constant: samples whose values are all equal, such as silence.
     """
 
     root: str
@@ -73,13 +74,23 @@ class SourceReport:
     leaks: list[list[str]] = field(default_factory=list)
     contradictions: list[list[str]] = field(default_factory=list)
     unknown_classes: list[str] = field(default_factory=list)
+    constant: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether there are samples, and no problem that harms training or evaluation."""
         return self.samples > 0 and not (
-            self.unreadable or self.leaks or self.contradictions or self.unknown_classes
+            self.unreadable
+            or self.leaks
+            or self.contradictions
+            or self.unknown_classes
+            or self.says_nothing
         )
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether all values of all samples are equal, so that there is nothing to learn."""
+        return self.values is not None and self.values[0] == self.values[2]
 
     def to_json(self) -> str:
         """Return all findings, and `ok`, as one JSON object."""
@@ -102,6 +113,10 @@ class SourceReport:
         )
         yield from finding("class without a training sample", self.unknown_classes)
         yield from finding("duplicate", [" = ".join(group) for group in self.duplicates])
+        if self.says_nothing:
+            yield "all values of all samples are equal: there is nothing to learn"
+        else:
+            yield from finding("sample of equal values", self.constant)
         yield "ok" if self.ok else "not ok"
 
 
@@ -259,6 +274,8 @@ def _kind_of_arrays(path: str) -> str:
     from mezzotint.data.formats.numpy_files import numpy_arrays
 
     arrays = numpy_arrays(Path(path), "a file of arrays", single="x")
+    if not arrays:
+        raise ValueError(f"`{path}` has no array. Write it again with np.savez.")
     x = arrays["x"] if "x" in arrays else next(iter(arrays.values()))
     if x.ndim == 4 or x.dtype.kind == "u" and x.ndim == 3:
         return "arrays"
@@ -309,9 +326,10 @@ def examine_source(
     from mezzotint.types import Unreadable
 
     samples, tasks = source.evaluation()
+    left_out = list(source.unreadable)
     described = source.described()
     report = SourceReport(root, kind, described[0], list(described[1:]), len(samples))
-    report.shape = list(source.input.shape)
+    report.shape, report.unreadable = list(source.input.shape), left_out
     same: dict[bytes, list[int]] = defaultdict(list)
     low, high, total, count = float("inf"), float("-inf"), 0.0, 0
     for index in range(len(samples)):
@@ -323,6 +341,8 @@ def examine_source(
         content = x.numpy().tobytes()
         same[hashlib.blake2b(content, digest_size=16).digest()].append(index)
         values = x.double()
+        if values.numel() > 1 and float(values.min()) == float(values.max()):
+            report.constant.append(samples.id_of(index))
         low, high = min(low, float(values.min())), max(high, float(values.max()))
         total, count = total + float(values.sum()), count + values.numel()
         if progress is not None:
@@ -368,6 +388,8 @@ def _compare(
         known = {label for i, label in labels.items() if sides[i] == "train"}
         scored = {label for i, label in labels.items() if sides[i] != "train"}
         report.unknown_classes = [f"{name}/{task.classes[i]}" for i in sorted(scored - known)]
+    elif samples.labels is not None and samples.labels.ndim == 1:
+        labels = {i: label for i, label in enumerate(samples.labels.tolist()) if label >= 0}
     for members in groups:
         ids = [samples.id_of(i) for i in members]
         torn = len({sides[i] for i in members if i in sides}) > 1

@@ -141,6 +141,11 @@ def _task(source: Source, name: str | None) -> tuple[Source, Task]:
     usable = [task for kind in ("classify", "tag") for task in tasks if task.kind == kind]
     known = {task.name: task for task in usable}
     if not known or (name is not None and name not in known):
+        if not known and name is None:
+            raise ValueError(
+                "The data has no labels of two classes or more, with samples to score. Use class "
+                "folders or a column of labels, and at least two samples of each class."
+            )
         rule = f"must be one of {', '.join(known)}" if known else "needs labels, and there are none"
         raise ValueError(
             f"`task` {rule}, got {name!r}. Name a task of the data, or use data with class "

@@ -106,6 +106,8 @@ class Source(Component, ABC, abstract=True):
             once, in random order.
         classes: names of the classes, by label; empty for sources without.
         notes: sentences on what was left out or replaced when the source was opened.
+        unreadable: id and reason of each file that could not be read when the source was opened,
+            and was left out.
         location: keys that say where the data are and how it is split; all others are settings,
             which hold for other data of an encoder too.
         columns: what each column or array of a file is used for; empty for other data.
@@ -125,6 +127,7 @@ class Source(Component, ABC, abstract=True):
     input: Input
     classes: Sequence[str] = ()
     notes: Sequence[str] = ()
+    unreadable: Sequence[tuple[str, str]] = ()
     groups: Index | None = None
     labels: Index | npt.NDArray[np.bool_] | None = None
     credit: str = ""

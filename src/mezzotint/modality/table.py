@@ -19,7 +19,7 @@ class TableModality(Modality):
     its categories are one-hot vectors, so the raw input is what one would make by hand.
     """
 
-    plural = "tables"
+    plural = "rows"
     axes = ("features",)
     has_picture = False
     recipe = "table/csv_simclr"

@@ -359,4 +359,13 @@ class Run(Component):
                 f"`run.batch_size` must be a multiple of run.micro_batches × processes = "
                 f"{parts} × {processes}, got {self.batch_size}. Change one of them."
             )
-        method.require_batch(self.batch_size)
+        try:
+            method.require_batch(self.batch_size)
+        except ValueError as error:
+            if not self.notes:
+                raise
+            size = self.batch_size
+            raise RecipeError(
+                f"{kind} cannot learn from an epoch of {size} sample{'s' * (size != 1)}, because "
+                "its loss compares the samples of a batch. Add data, or choose another method."
+            ) from error

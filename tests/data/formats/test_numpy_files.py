@@ -13,6 +13,7 @@ from mezzotint.data.formats.numpy_files import (
     named_array,
     numpy_arrays,
 )
+from mezzotint.recipe.schema import construct, resolve
 
 
 def test_arrays_by_name(tmp_path: Path) -> None:
@@ -102,3 +103,24 @@ def test_an_array_is_chosen_by_name_and_a_single_one_needs_none() -> None:
 def test_labels_of_other_types_or_shapes_are_refused(values: np.ndarray) -> None:
     with pytest.raises(ValueError, match="y must hold 4 integers or strings, one for each row"):
         label_indices(values, 4, "y", "row")
+
+
+def test_numbers_of_classes_get_their_names_in_every_modality(tmp_path: Path) -> None:
+    labels, names = np.array([0, 2, 0, -1, 2, 2]), np.array(["cat", "dog", "owl"])
+    files = {
+        "arrays": np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4),
+        "point_clouds": np.random.default_rng(0).normal(size=(6, 8, 3)),
+        "series": np.random.default_rng(0).normal(size=(6, 1, 8)),
+        "tokens": np.arange(24).reshape(6, 4),
+        "table": np.random.default_rng(0).normal(size=(6, 2)),
+    }
+    for kind, x in files.items():
+        path = str(tmp_path / f"{kind}.npz")
+        np.savez(path, x=x, y=labels, classes=names)
+        more = {"y": "y"} if kind == "table" else {"length": 4} if kind == "tokens" else {}
+        config = resolve({"kind": kind, "path": path, **more}, "Source", "data")
+        source = construct(config, "Source", {})
+        assert list(source.classes) == ["cat", "owl"], kind
+        np.savez(path, x=x, y=labels, classes=names[:2])
+        with pytest.raises(ValueError, match="classes must name every label, got 2 names and the"):
+            construct(config, "Source", {})

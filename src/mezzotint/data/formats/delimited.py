@@ -32,6 +32,10 @@ MISSING = frozenset(
 
 _SEPARATOR_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_UNIT = re.compile(
+    r"(?P<sign>[-+]?)(?P<before>[$€£¥]?) ?(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
+    r" ?(?P<after>%?)"
+)
 _POINT, _COMMA = re.compile(_NUMBER), re.compile(_NUMBER.replace(r"\.", ","))
 _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -188,7 +192,9 @@ def read_values(cells: Sequence[str], separator: str = ",") -> Values:
     """Read the stripped cells of a column as numbers, times or text.
 
     A column is what more than half of its cells are; cells that are missing do not count. Where a
-    comma does not separate cells, it may be the decimal mark of a column without points.
+    comma does not separate cells, it may be the decimal mark of a column without points. A column
+    is also one of numbers if all cells are, with the same unit (`12%`, `$3.50`) or with commas
+    between thousands (`1,250`).
 
     Args:
         cells: cells of the column, stripped.
@@ -202,6 +208,9 @@ def read_values(cells: Sequence[str], separator: str = ",") -> Values:
         and not any(_POINT.fullmatch(cell) and "." in cell for cell in given)
     )
     numbers = np.full(len(cells), np.nan)
+    if not comma and _have_one_unit(given):
+        numbers[known] = [_number_with_unit(cell) for cell in given]
+        return Values("number", numbers, [])
     kinds: tuple[tuple[Kind, re.Pattern[str]], ...] = (
         ("number", _COMMA if comma else _POINT),
         ("time", _TIME),
@@ -220,6 +229,20 @@ def read_values(cells: Sequence[str], separator: str = ",") -> Values:
                 numbers[i] = value
         return Values(kind, numbers, odd)
     return Values("text", numbers, [])
+
+
+def _have_one_unit(cells: Sequence[str]) -> bool:
+    """Return whether all cells are numbers with one unit or commas, and not all plain numbers."""
+    found = [_UNIT.fullmatch(cell) for cell in cells]
+    units = {(match["before"], match["after"]) for match in found if match is not None}
+    plain = all(_POINT.fullmatch(cell) for cell in cells)
+    return bool(cells) and not plain and None not in found and len(units) == 1
+
+
+def _number_with_unit(cell: str) -> float:
+    match = _UNIT.fullmatch(cell)
+    assert match is not None
+    return float(match["sign"] + match["digits"].replace(",", ""))
 
 
 def first_odd(cells: Sequence[str], separator: str = ",") -> int:

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from mezzotint.data.formats.columns import ColumnUse
 from mezzotint.data.source import Index
 
+CLASSES = "classes"
+"""Array of an `.npz` with the name of each class, where labels are numbers."""
 MAX_RATIO, SMALL = 100, 256 << 20
 """An archive may announce this multiple of its own size, or this many bytes."""
 
@@ -100,6 +102,30 @@ def named_array(
 def one_column(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return labels `[N, 1]` as `[N]`, and others as they are."""
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def with_class_names(
+    values: npt.NDArray[Any], arrays: Mapping[str, npt.NDArray[Any]], path: object
+) -> npt.NDArray[Any]:
+    """Replace numbers of classes by the names in an array `classes`, as `mezzotint embed` has it.
+
+    Args:
+        values: labels; other types than whole numbers are names already.
+        arrays: arrays of the file.
+        path: path of the file, for messages.
+
+    Raises:
+        ValueError: when a label has no name.
+    """
+    names, values = arrays.get(CLASSES), one_column(values)
+    if names is None or names.ndim != 1 or names.dtype.kind != "U" or values.dtype.kind not in "iu":
+        return values
+    if values.size and values.max() >= len(names):
+        raise ValueError(
+            f"`{path}`: {CLASSES} must name every label, got {len(names)} names and the label "
+            f"{values.max()}. Add names, or leave the array out."
+        )
+    return np.where(values < 0, "", names[values.clip(min=0)])
 
 
 def array_uses(

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.formats.columns import ColumnUse, chosen_name
-from mezzotint.data.formats.numpy_files import label_indices, named_array, refuse_bomb
+from mezzotint.data.formats.numpy_files import (
+    CLASSES,
+    label_indices,
+    named_array,
+    refuse_bomb,
+    with_class_names,
+)
 from mezzotint.data.listing.groups import column_of_groups, grouped, merged, same_rows
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory, moments
@@ -74,7 +80,9 @@ class Arrays(InMemory):
         arrays, x, y, group, self.columns = _load(path, x, y, group)
         pixels = _channels_first(arrays[x], layout, f"{path}: {x}")
         self.images = _resized(torch.from_numpy(_eight_bits(pixels, f"{path}: {x}")), size)
-        self.labels, self.classes = _labels(arrays.get(y or ""), len(self.images), f"{path}: {y}")
+        labels = arrays.get(y or "")
+        named = None if labels is None else with_class_names(labels, arrays, path)
+        self.labels, self.classes = _labels(named, len(self.images), f"{path}: {y}")
         self.ids, self._who = x, _people(arrays.get(group or ""), len(self.images), group)
         measured = moments(self.images) if mean is None or std is None else ((), ())
         self.input = Input(
@@ -148,7 +156,8 @@ def _load(
             names = list(loaded.files)
             x = next(iter(names)) if len(names) == 1 and x == "x" else x
             group = group or column_of_groups(name for name in names if name not in (x, y))
-            found = {name: loaded[name] for name in (x, y, group) if name in names and name}
+            wanted = [name for name in (x, y, group, CLASSES) if name in names and name]
+            found = {name: loaded[name] for name in wanted}
             if not all(isinstance(value, np.ndarray) for value in found.values()):
                 raise ValueError("a member of the archive is not an array")
         except Exception as error:  # a damaged file can raise nearly any exception
@@ -165,7 +174,7 @@ def _load(
         raise ValueError(
             f"`{path}` has no array {group!r}, only {', '.join(names)}. Correct `data.group`."
         )
-    uses = {x: "images", y: "label", group: "source"}
+    uses = {CLASSES: "names", x: "images", y: "label", group: "source"}
     return found, x, y, group, [ColumnUse(name, uses.get(name, "left out")) for name in names]
 
 

@@ -60,6 +60,7 @@ class Report:
         duplicates: groups of files with the same pixels, within one split.
         contradictions: groups of files with the same pixels, in more than one class.
         unknown_classes: classes of another split that the training split has not.
+        constant: images of one color.
         lost: what is lost in reading the images, with counts.
         notes: what the layout leaves out, with the reason.
         leaks: groups of files with the same pixels, in more than one split.
@@ -82,6 +83,7 @@ class Report:
     leaks: list[list[str]] = field(default_factory=list)
     contradictions: list[list[str]] = field(default_factory=list)
     unknown_classes: list[str] = field(default_factory=list)
+    constant: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     empty_classes: list[str] = field(default_factory=list)
@@ -140,6 +142,7 @@ class Report:
         )
         yield from finding("class without a training sample", self.unknown_classes)
         yield from finding("duplicate", [" = ".join(group) for group in self.duplicates])
+        yield from finding("image of one color", self.constant)
         yield from finding("folder without an image", self.empty_classes)
         yield from finding("folder without permission to list it", self.closed)
         yield from finding("not an image", self.not_images)
@@ -195,6 +198,7 @@ def examine_folder(
             if len({layout.class_of(path) for path in group} - {None}) > 1
         ],
         unknown_classes=_unknown_classes(listing.images, layout),
+        constant=[fact.path for fact in good if _is_constant(fact)],
         lost=lines_on(fact.loss for fact in good),
         notes=[note for note in parts_of(listing).notes if not note.startswith("not ")],
         empty_classes=empty_classes(listing),
@@ -312,6 +316,11 @@ def _class_sizes(paths: Iterable[str], layout: FolderLayout) -> dict[str, int]:
         if name is not None and split is not None:
             sizes[f"{split}/{name}" if split else name] += 1
     return dict(sizes)
+
+
+def _is_constant(fact: _Facts) -> bool:
+    """Return whether all pixels of an image have one color."""
+    return bool(np.allclose(np.square(fact.mean), fact.square, rtol=0.0, atol=1e-9))
 
 
 def _describe(report: Report, good: Sequence[_Facts]) -> None:

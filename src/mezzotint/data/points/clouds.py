@@ -223,10 +223,10 @@ class _CloudFolder(PointClouds):
             try:
                 measured.append(self._points(index))
             except Unreadable as error:
-                reason = str(error)
+                reason = f"{str(error).rstrip('.')}."
         if not measured:
             raise ValueError(
-                f"`{root}`: none of the sampled files can be used, such as {reason}. Supported: "
+                f"`{root}`: none of the sampled files can be used, such as {reason} Supported: "
                 f"{', '.join((*CLOUDS, *MESHES))}. Check the files."
             )
         self.input = _input(np.stack(measured))

@@ -19,7 +19,12 @@ import numpy.typing as npt
 import torch
 
 from mezzotint.data.formats.columns import chosen_name
-from mezzotint.data.formats.numpy_files import label_indices, named_array, numpy_arrays
+from mezzotint.data.formats.numpy_files import (
+    label_indices,
+    named_array,
+    numpy_arrays,
+    with_class_names,
+)
 from mezzotint.data.listing.folder import scan
 from mezzotint.data.listing.layout import parts_of, role_of_file, scored_role
 from mezzotint.data.source import Index
@@ -203,7 +208,8 @@ def read_arrays(path: Path, x: str, y: str | None) -> PointTable:
     y = chosen_name(y, list(arrays), default="y", key="data.y", path=path, noun="array")
     if y is None:
         return PointTable(points, np.full(len(points), -1, np.int64), [])
-    return PointTable(points, *label_indices(arrays[y], len(points), f"{path}: {y}"))
+    labels = with_class_names(arrays[y], arrays, path)
+    return PointTable(points, *label_indices(labels, len(points), f"{path}: {y}"))
 
 
 def read_cloud(path: Path, points: int) -> npt.NDArray[np.float64]:

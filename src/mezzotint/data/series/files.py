@@ -25,11 +25,13 @@ from mezzotint.data.formats.delimited import (
     split_rows,
 )
 from mezzotint.data.formats.numpy_files import (
+    CLASSES,
     array_uses,
     label_names,
     named_array,
     numpy_arrays,
     one_column,
+    with_class_names,
 )
 from mezzotint.data.listing.groups import column_of_groups
 from mezzotint.data.listing.layout import SPLIT_COLUMN, roles_of, rows_of_splits
@@ -86,6 +88,8 @@ def read_npz(
     columns: list[list[str | None]] = []
     for name in (y, subject):
         column = None if name is None else one_column(arrays[name])
+        if column is not None and name == y:
+            column = with_class_names(column, arrays, path)
         if column is not None and column.shape != (len(values),):
             raise ValueError(
                 f"`{path}`: {name} must have {len(values)} entries, one for each series, got shape "
@@ -96,7 +100,8 @@ def read_npz(
         RawSeries(v.astype(np.float32), label, person, False, f"{path.stem}/{i:06d}")
         for i, (v, label, person) in enumerate(zip(values, *columns, strict=True))
     ]
-    return found, array_uses(arrays, {x: "series", y: "label", subject: "subject"})
+    uses = {CLASSES: "names", x: "series", y: "label", subject: "subject"}
+    return found, array_uses(arrays, uses)
 
 
 def read_ts(path: Path) -> list[RawSeries]:

@@ -26,11 +26,11 @@ from mezzotint.data.formats.delimited import (
     read_text_table,
     read_values,
 )
-from mezzotint.data.formats.numpy_files import numpy_arrays
+from mezzotint.data.formats.numpy_files import CLASSES, numpy_arrays, with_class_names
 
 Column = npt.NDArray[np.float64] | npt.NDArray[np.str_]
 
-SUFFIXES = frozenset({*SEPARATORS, ".arff", ".npz", ".parquet"})
+SUFFIXES = frozenset({*SEPARATORS, ".arff", ".npy", ".npz", ".parquet"})
 """Suffixes of tables, in lower case."""
 
 _ODD = 0.1  # fraction of odd cells up to which a column was meant to have numbers
@@ -83,7 +83,7 @@ def read_table(
         columns = _of_text(read_text_table(path), words, numbers)
     elif suffix == ".arff":
         columns = _of_arff(path, words)
-    elif suffix == ".npz":
+    elif suffix in (".npy", ".npz"):
         columns = _of_npz(path, y, words)
     elif suffix == ".parquet":
         columns = _of_parquet(path, words)
@@ -144,10 +144,10 @@ def _of_text(table: TextTable, words: Collection[str], numbers: Collection[str] 
         if values.odd:
             noun = "a number" if values.kind == "number" else "a time"
             kept = "in training" if must else f"{known - len(values.odd)} of its {known} cells are"
+            other = "" if must else ", or name the column in `data.categorical` or `data.ignore`"
             raise ValueError(
                 f"`{table.path}`, line {table.lines[values.odd[0]]}: {cells[values.odd[0]]!r} in "
-                f"the column {name!r} is not {noun}, as {kept}. Correct the cell or empty it, or "
-                "name the column in `data.categorical` or `data.ignore`."
+                f"the column {name!r} is not {noun}, as {kept}. Correct the cell or empty it{other}."
             )
         columns[name] = values.numbers
         columns.times |= {name} if values.kind == "time" else set()
@@ -203,7 +203,7 @@ def _of_arff(path: Path, words: Collection[str]) -> Columns:
 
 
 def _of_npz(path: Path, y: str | None, words: Collection[str]) -> Columns:
-    arrays = numpy_arrays(path, "an .npz file of arrays")
+    arrays = numpy_arrays(path, "a file of arrays", single="x")
     if y is not None and y not in arrays and "y" in arrays:
         arrays = {y if name == "y" else name: array for name, array in arrays.items()}
     arrays = {
@@ -211,6 +211,10 @@ def _of_npz(path: Path, y: str | None, words: Collection[str]) -> Columns:
         for name, array in arrays.items()
     }
     columns = Columns(str(path))
+    if y in arrays and CLASSES in arrays and CLASSES not in (y, *words):
+        arrays[y] = with_class_names(arrays[y], arrays, path)
+        del arrays[CLASSES]
+        columns.left_out[CLASSES] = "names of the labels"
     matrices = [n for n, array in arrays.items() if array.ndim == 2 and n not in words]
     if len(matrices) > 1 and "x" not in matrices:
         raise ValueError(
@@ -235,7 +239,7 @@ def _of_npz(path: Path, y: str | None, words: Collection[str]) -> Columns:
     for name, array in arrays.items():
         if (
             array.dtype.kind not in "fiubUM"
-            or array.ndim > 2
+            or array.ndim not in (1, 2)
             or (array.ndim == 2 and name in words)
         ):
             raise ValueError(

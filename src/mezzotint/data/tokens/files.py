@@ -3,6 +3,7 @@
 Every reader returns a list of texts, or of token numbers, with a label if there is one.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ import numpy.typing as npt
 from mezzotint.data.formats.columns import ColumnUse, chosen_name
 from mezzotint.data.formats.delimited import SEPARATORS, lines_of, read_text, read_text_table
 from mezzotint.data.formats.numpy_files import (
+    CLASSES,
     array_uses,
     label_names,
     named_array,
     numpy_arrays,
     one_column,
+    with_class_names,
 )
 from mezzotint.data.listing.folder import scan
 from mezzotint.data.listing.groups import check_pattern, column_of_groups, source_of
@@ -60,7 +63,12 @@ class Text:
 
 
 def read_texts(
-    path: Path, unit: Unit, text: str | None, label: str | None, group: str | None
+    path: Path,
+    unit: Unit,
+    text: str | None,
+    label: str | None,
+    group: str | None,
+    unreadable: list[tuple[str, str]],
 ) -> tuple[list[Text], list[ColumnUse]]:
     """Read all texts of a path, and say what the columns or arrays of a file are used for.
 
@@ -72,6 +80,7 @@ def read_texts(
         label: column of the labels in a table, or their array in an `.npz`.
         group: column or array of the people or other sources; for text files a regular expression
             over their path.
+        unreadable: takes the name and the reason of each file of a folder that is left out.
 
     Raises:
         ValueError: when there is nothing to read.
@@ -80,7 +89,7 @@ def read_texts(
     uses: list[ColumnUse] = []
     if path.is_dir():
         check_pattern(group)
-        found = _folder(path, unit, group)
+        found = _folder(path, unit, group, unreadable)
     elif suffix in SEPARATORS:
         found, uses = _table(path, text or "text", label, group)
     elif suffix in ARRAYS:
@@ -100,7 +109,8 @@ def read_texts(
         if (item.content.strip() if isinstance(item.content, str) else item.content.size)
     ]
     if not kept:
-        raise ValueError(f"`{path}` is empty: it has no text and no tokens. Check the file.")
+        bad = f" ({len(unreadable)} unreadable, such as {unreadable[0][0]})" if unreadable else ""
+        raise ValueError(f"`{path}` is empty: it has no text and no tokens{bad}. Check the file.")
     return kept, uses
 
 
@@ -114,6 +124,12 @@ def _file(
         Text(line, label, split, f"{name}:{n:06d}", source or name)
         for n, line in enumerate(lines_of(content), 1)
     ]
+
+
+def reason_of(error: ValueError) -> str:
+    """Return the reason in brackets of a message about a file."""
+    found = re.search(r"\((.*?)\)\. ", str(error))
+    return found[1] if found else str(error)
 
 
 def notes_on_folder(path: Path) -> tuple[str, ...]:
@@ -133,7 +149,9 @@ def _trained_on(parts: Parts) -> list[str]:
     return [n for n, role in zip(parts.train, roles, strict=True) if role in (None, "train")]
 
 
-def _folder(root: Path, unit: Unit, group: str | None) -> list[Text]:
+def _folder(
+    root: Path, unit: Unit, group: str | None, unreadable: list[tuple[str, str]]
+) -> list[Text]:
     """Read text files below a folder; folders are classes and splits as for images."""
     listing = scan(str(root), TEXTS, "text files")
     parts = parts_of(listing, "text files")
@@ -144,10 +162,17 @@ def _folder(root: Path, unit: Unit, group: str | None) -> list[Text]:
             "`data.path`."
         )
     found: list[Text] = []
+    first: ValueError | None = None
     for split, names in ((None, _trained_on(parts)), (parts.name, parts.scored)):
         for name in names:
             label = parts.layout.class_of(name)
-            found += _file(root / name, unit, name, label, split, group)
+            try:
+                found += _file(root / name, unit, name, label, split, group)
+            except ValueError as error:
+                first = first or error
+                unreadable.append((name, reason_of(error)))
+    if not found and first is not None:
+        raise first
     return found
 
 
@@ -208,7 +233,7 @@ def _arrays(
             f"`{path}`: {x} must be integers [N, L] or [T], got {values.dtype} of shape "
             f"{arrays[x].shape}. Pad ragged rows with -1."
         )
-    labels = None if y is None else one_column(arrays[y])
+    labels = None if y is None else with_class_names(arrays[y], arrays, path)
     if labels is not None and labels.shape != (len(values),):
         raise ValueError(
             f"`{path}`: {y} must have {len(values)} entries, one for each row, got shape "
@@ -226,7 +251,7 @@ def _arrays(
         Text(row.astype(np.int64), names[i], None, f"{path.stem}/{i:06d}", who[i] or None)
         for i, row in enumerate(values)
     ]
-    return found, array_uses(arrays, {x: "tokens", y: "label", group: "source"})
+    return found, array_uses(arrays, {CLASSES: "names", x: "tokens", y: "label", group: "source"})
 
 
 def _require_group(group: str | None, names: Sequence[str], path: Path, noun: str) -> None:

@@ -117,8 +117,13 @@ class Tokens(InMemoryTokens):
                 f"split, got length={length}, unit={unit!r}, overflow={overflow!r}. 128, line and "
                 "truncate are the defaults."
             )
-        texts, self.columns = read_texts(Path(path), unit, text, label, group)
-        self.notes = notes_on_folder(Path(path))
+        unreadable: list[tuple[str, str]] = []
+        texts, self.columns = read_texts(Path(path), unit, text, label, group, unreadable)
+        self.notes, self.unreadable = notes_on_folder(Path(path)), unreadable
+        if unreadable:
+            name, reason = unreadable[0]
+            note = f"left out as unreadable: {len(unreadable):,} files, such as `{name}` ({reason})"
+            self.notes = (*self.notes, note)
         self.tokenizer = tokenizer
         encoded, size = _encoded(texts, tokenizer, vocabulary)
         rows, owner = windows(encoded, length, split=overflow == "split")
