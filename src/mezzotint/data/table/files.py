@@ -147,7 +147,8 @@ def _of_text(table: TextTable, words: Collection[str], numbers: Collection[str] 
             other = "" if must else ", or name the column in `data.categorical` or `data.ignore`"
             raise ValueError(
                 f"`{table.path}`, line {table.lines[values.odd[0]]}: {cells[values.odd[0]]!r} in "
-                f"the column {name!r} is not {noun}, as {kept}. Correct the cell or empty it{other}."
+                f"the column {name!r} is not {noun}, as {kept}. Correct the cell or empty it"
+                f"{other}."
             )
         columns[name] = values.numbers
         columns.times |= {name} if values.kind == "time" else set()
