@@ -103,3 +103,33 @@ def test_images_go_to_their_own_doctor_and_others_are_refused(tmp_path: Path) ->
 def test_images_are_examined_without_torch() -> None:
     code = "import sys, mezzotint.data.doctor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_samples_of_equal_values_are_named(tmp_path: Path) -> None:
+    """Silence is no problem among sounds; alone there is nothing to learn from it."""
+    soundfile = pytest.importorskip("soundfile")
+    for number in range(3):
+        noise = np.random.default_rng(number).normal(size=8000) * 0.1 * (number > 0)
+        soundfile.write(tmp_path / f"{number}.wav", noise, 16000)
+    report = examine(tmp_path, overrides=["seconds=0.2"])
+    assert isinstance(report, SourceReport) and report.ok and report.constant == ["0.wav"]
+    assert "sample of equal values: 1\n  0.wav" in "\n".join(report.lines())
+    for number in (1, 2):
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(8000), 16000)
+    report = examine(tmp_path, overrides=["seconds=0.2"])
+    assert not report.ok and "there is nothing to learn" in "\n".join(report.lines())
+
+
+def test_one_file_with_two_labels_is_a_contradiction_without_a_task_too(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(size=8000), 16000)
+    (tmp_path / "list.csv").write_text("path,label\na.wav,x\na.wav,y\n")
+    listed = [f"files={tmp_path / 'list.csv'}", "kind=audio_folder", "seconds=0.2"]
+    report = examine(tmp_path, overrides=listed)
+    assert isinstance(report, SourceReport) and report.contradictions == [["a.wav", "a.wav"]]
+
+
+def test_a_file_without_arrays_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="a.npz` has no array. Write it again with np.savez"):
+        examine(tmp_path / "a.npz")

@@ -81,3 +81,26 @@ def test_a_comma_is_a_decimal_mark_only_where_it_separates_nothing() -> None:
     assert read_values(["1,5", "2", "-0,25"], ";").numbers.tolist() == [1.5, 2.0, -0.25]
     assert read_values(["1,5", "2,5"], ",").kind == "text"
     assert read_values(["1.5", "2.5", "1,234"], ";").odd == [2]  # a thousand, or 1.234?
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["12%", "3.5%", "-7%"], [12.0, 3.5, -7.0]),
+        (["$3.50", "$1,250", "$0"], [3.5, 1250.0, 0.0]),
+        (["950", "1,000", "12,345,678.5"], [950.0, 1000.0, 12345678.5]),
+        (["€ 5", "", "€ 7"], [5.0, np.nan, 7.0]),
+    ],
+)
+def test_numbers_with_one_unit_are_numbers(cells: list[str], expected: list[float]) -> None:
+    found = read_values(cells)
+    assert found.kind == "number" and not found.odd
+    np.testing.assert_array_equal(found.numbers, expected)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [["12%", "$3"], ["1,00", "2,50"], ["12%", "many"], ["1,2,3", "4,5,6"], ["5 kg", "6 kg"]],
+)
+def test_other_words_stay_text(cells: list[str]) -> None:
+    assert read_values(cells).kind == "text"

@@ -234,3 +234,13 @@ def test_what_reading_loses_is_counted(tmp_path: Path) -> None:
         "values by 16",
     ]
     assert not report.ok and "  " + report.lost[0] in list(report.lines())
+
+
+def test_images_of_one_color_are_named(tmp_path: Path) -> None:
+    for number in range(3):
+        pixels = np.full((8, 9, 3), 77 * number, np.uint8)
+        pixels[0, 0] += np.uint8(number == 2)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    report = examine(tmp_path, workers=0)
+    assert report.constant == ["0.png", "1.png"] and report.ok
+    assert "image of one color: 2" in list(report.lines())

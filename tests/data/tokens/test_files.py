@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mezzotint.data.doctor import SourceReport, examine
 from mezzotint.data.tokens.tokens import Tokens
 
 
@@ -69,3 +70,22 @@ def test_texts_of_one_person_are_held_out_together(tmp_path: Path) -> None:
             Tokens(path=path, length=16, group="writer")
     with pytest.raises(ValueError, match="`group` must be a regular expression"):
         Tokens(path=str(tmp_path / "texts"), length=16, group="(")
+
+
+def test_a_file_that_is_no_text_is_left_out_and_named(tmp_path: Path) -> None:
+    write(tmp_path / "t" / "a" / "1.txt", "one\ntwo\n")
+    write(tmp_path / "t" / "b" / "2.txt", "three\n")
+    (tmp_path / "t" / "a" / "3.txt").write_bytes(b"\xff\xfe\x00")
+    source = Tokens(path=str(tmp_path / "t"), length=8)
+    assert source.unreadable and source.unreadable[0][0] == "a/3.txt"
+    assert "left out as unreadable: 1 files, such as `a/3.txt` (not UTF-8 text" in source.outcome()
+    report = examine(tmp_path / "t")
+    assert (
+        isinstance(report, SourceReport)
+        and not report.ok
+        and report.unreadable == [("a/3.txt", source.unreadable[0][1])]
+    )
+    (tmp_path / "u").mkdir()
+    (tmp_path / "u" / "x.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="u/x.txt` cannot be read"):
+        Tokens(path=str(tmp_path / "u"), length=8)
