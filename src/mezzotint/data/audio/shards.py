@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mezzotint.data.audio.folder import AudioFolder, FrontEnd
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS
 from mezzotint.data.formats.shards import read_index
+from mezzotint.data.listing.file_list import ListParts
 from mezzotint.data.listing.lists import ListedFile
 from mezzotint.data.listing.sharded import (
     all_of,
@@ -67,7 +68,8 @@ class AudioShards(AudioFolder):
             )
         self.holdout = holdout
         self.index = read_index(os.fspath(root), AUDIO_EXTENSIONS, "audio")
-        self._open(os.fspath(root), [], [], None, None, front_end, seconds, mean, std)
+        nothing = ListParts([], [], None)
+        self._open(os.fspath(root), nothing, None, front_end, seconds, "middle", mean, std)
         self.weighting = order_of(self, window)
 
     def _use(self, own: list[ListedFile], scored: list[ListedFile], table: str | None) -> None:
