@@ -290,9 +290,10 @@ def _opener(name: str, input: Input) -> type[Source]:
         if not path.exists() and name in embedded_names():
             wrong = f"is embedded {embedded_names()[name].modality} data"
         kinds = ["a folder"] * (FOLDER in known) + sorted({*known} - {FOLDER, ""})
+        embedded = ", ".join(embedded_names(input.modality))
         raise ValueError(
-            f"`{name}` {wrong}. Supported for {input.modality}: {', '.join(kinds)}; embedded data: "
-            f"{', '.join(embedded_names(input.modality))}. Check the path or the name."
+            f"`{name}` {wrong}. Supported for {input.modality}: {', '.join(kinds)}"
+            f"{'; embedded data: ' if embedded else ''}{embedded}. Check the path or the name."
         )
     return known[kind]
 

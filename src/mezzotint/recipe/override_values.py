@@ -111,7 +111,7 @@ def read_value(text: str, kind: Any, parse: Parse) -> Any:
         others = [o for o in options if o not in (str, None, type(None))]
         members = [o for o in others if isinstance(o, Member)]
         if members and not quoted and not any(isinstance(o, ListOf) for o in others):
-            return _settings(word, members[0], parse) or expanded(text)
+            return _settings(word, parse) or expanded(text)
         if quoted or (others and _fits(parse(text, False), others)):
             return parse(text, False)
         return expanded(text)
@@ -121,20 +121,16 @@ def read_value(text: str, kind: Any, parse: Parse) -> Any:
     return parse(text, False)
 
 
-def _settings(word: str, member: Member, parse: Parse) -> dict[str, Any] | None:
-    """Return the mapping in braces that has a key of a component; `None` for any other text."""
+def _settings(word: str, parse: Parse) -> dict[str, Any] | None:
+    """Return the mapping in braces that has values; `None` for any other text."""
     if not word.startswith("{"):
         return None
     try:
         found = parse(word, False)
     except ValueError:
         return None
-    entries = index().members(member.family).values()
-    keys = {"kind", *(key for entry in entries for key in entry.keys)}
-    known = isinstance(found, dict) and any(
-        key in keys and value is not None for key, value in found.items()
-    )
-    return found if known else None
+    given = isinstance(found, dict) and any(value is not None for value in found.values())
+    return found if given else None
 
 
 def _fits(value: Any, kinds: Sequence[Any]) -> bool:
