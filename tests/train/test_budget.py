@@ -174,7 +174,7 @@ def test_a_few_long_videos_are_cut_into_clips(
     small = ["data.frames=2", "data.context=2", "data.fps=8"]
     fitted = fit_path(str(tmp_path), small, 1.0)
     assert fitted.plan.phases[0].config["data"]["sampling"] == "clips"
-    assert any("of 4 videos" in line for line in fitted.lines)
+    assert any("of 4 videos" in fact for fact in fitted.known.values())
     whole = fit_path(str(tmp_path), [*small, "data.sampling=middle"], 1.0)
     assert whole.plan.phases[0].config["data"]["sampling"] == "middle"
 
