@@ -48,6 +48,7 @@ def audio_folder(root: Path) -> list[Config]:
     example("audio_folder", root / "others", 5)
     return [
         folders,
+        {**folders, "seconds": 0.1},  # two clips a file
         {**source, **tags},
         {**source, "files": {"path": str(root / "esc.csv"), "test_fold": 1}},
         {**source, **tags, "files": {"path": tags["files"], "labels": str(root / "labels.csv")}},
@@ -232,7 +233,7 @@ def other_files(kind: str, key: str, root: Path, config: Config) -> list[Any]:
     }
     if kind in ("captioned_images", "image_tags") and key == "path":
         return ["path2", "Path2"]
-    if key in ("files", "test_files"):
+    if key in ("files", "test_files") or (kind, key) == ("file_list", "path"):
         names = ("fewer.csv", "esc.csv", "other.json", "other.csv", "test.csv", "some.txt")
         return [str(root / name) for name in names if (root / name).is_file()]
     if key in ("x", "y", "subject", "caption", "text", "label"):

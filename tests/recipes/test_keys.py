@@ -26,7 +26,7 @@ from tests.recipes.keys import Config, Leaf, is_written, leaves, modality_of_dat
 SILENT = {
     "data.captioned_images.allow_outside": "no list of the example leaves its folder",
     "data.transfer_set.allow_outside": "no list of the example leaves its folder",
-    "data.*.file_list.allow_outside": "no list of the example leaves its folder",
+    "data.file_list.allow_outside": "no list of the example leaves its folder",
     "data.image_folder.decoder": "nvjpeg needs an NVIDIA GPU; data/image/test_nvjpeg.py",
     "views.transformed.axis_rotation.groups": "it must be a third of the channels",
     "views.*.randomized_quantization.always": "views have no evaluation mode",
@@ -192,7 +192,7 @@ def data_keys() -> dict[str, list[str]]:
     return {kind: sorted(own) for kind, own in sorted(found.items())}
 
 
-WITHIN = {"balance": "labeled", "enlarge": "cifar10"}
+WITHIN = {"balance": "labeled", "enlarge": "cifar10", "file_list": "audio_folder"}
 """A source that has the part."""
 
 
