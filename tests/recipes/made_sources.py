@@ -44,11 +44,13 @@ def audio_folder(root: Path) -> list[Config]:
     (root / "labels.csv").write_text("index,mid,display_name\n0,/m/b,bee\n1,/m/a,ape\n2,/m/c,cat\n")
     source = {"kind": "audio_folder", "root": str(root), "seconds": 0.2}
     tags = {"files": str(root / "train.json"), "test_files": str(root / "eval.json")}
+    for name, n in names(2):
+        sound(root / "long" / name / f"{n}.wav", 4000 + n)  # three clips of 0.1 seconds
     folders = example("audio_folder", root / "folders")
     example("audio_folder", root / "others", 5)
     return [
         folders,
-        {**folders, "seconds": 0.1},  # two clips a file
+        {**source, "root": str(root / "long"), "seconds": 0.1},
         {**source, **tags},
         {**source, "files": {"path": str(root / "esc.csv"), "test_fold": 1}},
         {**source, **tags, "files": {"path": tags["files"], "labels": str(root / "labels.csv")}},
