@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,9 @@ def test_numbers_of_classes_get_their_names_in_every_modality(tmp_path: Path) ->
     for kind, x in files.items():
         path = str(tmp_path / f"{kind}.npz")
         np.savez(path, x=x, y=labels, classes=names)
-        more = {"y": "y"} if kind == "table" else {"length": 4} if kind == "tokens" else {}
+        more: dict[str, Any] = (
+            {"y": "y"} if kind == "table" else {"length": 4} if kind == "tokens" else {}
+        )
         config = resolve({"kind": kind, "path": path, **more}, "Source", "data")
         source = construct(config, "Source", {})
         assert list(source.classes) == ["cat", "owl"], kind
