@@ -260,9 +260,9 @@ def replay(
 
     done = run_again(str(bundle))
     if as_json:
-        facts = {"step": done.step, "loss": done.loss, "grad_norm": done.grad_norm}
-        facts |= {"same": done.is_same, "first": done.first, "samples": list(done.samples)}
-        typer.echo(json.dumps(facts))
+        values = {"step": done.step, "loss": done.loss, "grad_norm": done.grad_norm}
+        where = {"same": done.is_same, "first": done.first, "samples": list(done.samples)}
+        typer.echo(json.dumps({**values, **where}))
     else:
         typer.echo(str(done))
     if not done.is_same:
