@@ -70,7 +70,8 @@ def evaluation_words(recipe: Recipe, cost: EvaluationCost, training_s: float) ->
     if low:
         words += f" at {low + 1} bit-widths"
     if settings.baselines:
-        words += f" by this and {settings.seeds} untrained encoders, and the input itself"
+        plural = "encoder" if settings.seeds == 1 else "encoders"
+        words += f" by this and {settings.seeds} untrained {plural}, and the input itself"
     if seconds > limit:
         words += f"; cut to {duration(limit)}, or {100 * budget.evaluation:.0f} % of the run"
     return words
