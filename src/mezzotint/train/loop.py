@@ -19,6 +19,7 @@ from torch import Tensor
 from mezzotint import dist, timing
 from mezzotint.augment.views import ViewContext
 from mezzotint.data.loader import BatchPlan, batches
+from mezzotint.encoders.channels_last import to_channels_last
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.files import write_json, write_text
 from mezzotint.methods.method import synchronize_norms
@@ -108,8 +109,7 @@ class Trainer:
         if dist.world_size() > 1:
             synchronize_norms(self.method, compute.sync_batch_norm)
         self.method.to(device)
-        if compute.channels_last:
-            self.method.to(memory_format=torch.channels_last)
+        self.notes = to_channels_last(self.method, device) if compute.channels_last else []
         self.method.train()
         self.twin = divide(self.method, recipe)
         self.optimizer = recipe.optimizer.build(self.method, self.run.batch_size)
@@ -221,7 +221,7 @@ class Trainer:
         start, notes = self.state.restore(store) if resume else (0, [])
         bar = Progress(self.total, start, progress if dist.is_main() else "quiet")
         said = (*self.run.notes, *self.recipe.own_classes(), *self.recipe.data.described())
-        for note in (*notes, *said):
+        for note in (*notes, *self.notes, *said):
             bar.note(note)
         log = None
         if dist.is_main():
