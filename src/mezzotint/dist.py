@@ -91,7 +91,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
+        # A copy: other branches of the graph may get the same tensor as their gradient.
+        grad = grad.clone(memory_format=torch.contiguous_format)
         td.all_reduce(grad)
         start = rank() * ctx.rows
         return grad[start : start + ctx.rows]

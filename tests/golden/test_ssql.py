@@ -96,8 +96,9 @@ def build(name: str, bits: str) -> tuple[SSQL, list[torch.nn.Parameter]]:
         base.queue.copy_(normalize(draw(77, 64, 16), dim=1))
     weight, activation = (int(number) for number in bits.split("/"))
     method = SSQL(
-        base.encoder, base=base, weight_bits=(weight,) * 2, activation_bits=(activation,) * 2
-    )
+        base.encoder, base=base, weight_bits=(weight,) * 2, activation_bits=(activation,) * 2,
+        ties="published",
+    )  # fmt: skip
     without = CANCELLED if name == "byol" else set()
     fill([p for key, p in base.named_parameters() if key in without], 0, scale=0.0)
     named = [(key, p) for key, p in base.named_parameters() if key not in without]

@@ -112,7 +112,22 @@ def test_gradients_of_scale_and_zero_point_are_those_of_a_naive_ste(
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("scheme", ["ssql_symmetric", "ssql_asymmetric", "symmetric", "affine"])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_the_extremes_of_the_outward_grid_do_not_hang_on_the_last_bit(bits: int) -> None:
+    largest = torch.rand(1000, generator=torch.Generator().manual_seed(bits)).add_(0.01)
+    x = torch.stack([-largest, largest, 0.3 * largest], dim=1)
+    codes = make_grid("ssql_outward", *MinMax.of(x), bits).codes(x)
+    half = 2 ** (bits - 1)
+    assert codes[:, 0].unique().tolist() == [-half] and codes[:, 1].unique().tolist() == [half - 1]
+    published = make_grid("ssql_symmetric", *MinMax.of(x), bits)
+    torch.testing.assert_close(
+        published.scale, make_grid("ssql_outward", *MinMax.of(x), bits).scale
+    )
+
+
+@pytest.mark.parametrize(
+    "scheme", ["ssql_symmetric", "ssql_outward", "ssql_asymmetric", "symmetric", "affine"]
+)
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_codes_and_values_are_inverses(scheme: Scheme, bits: int) -> None:
     x = torch.randn(3, 200, generator=torch.Generator().manual_seed(bits))

@@ -31,6 +31,7 @@ from mezzotint.types import Step, Views
 
 _PROJECTOR = QuantizationPolicy("projector", placement="none")
 BatchNormMode = Literal["shared", "frozen"]
+Ties = Literal["outward", "published"]
 
 
 class SSQL(Method):
@@ -48,6 +49,9 @@ class SSQL(Method):
         quantized_pairs: also compare predictions at low bits with targets at low bits.
         reverse: predict in fp32, and take the targets from the network at low bits, without a
             gradient.
+        ties: the extremes of a channel's weights lie halfway between two codes. `"outward"` decides
+            this as exact arithmetic does; `"published"` leaves it to the last bit, as the authors'
+            code does, where several processes and one drift apart.
         batch_norm: `"shared"` updates running statistics in forward passes at low bits too, as the
             authors do; `"frozen"` only in fp32.
     """
@@ -67,6 +71,7 @@ class SSQL(Method):
         float_loss: bool = True,
         quantized_pairs: bool = False,
         reverse: bool = False,
+        ties: Ties = "outward",
         batch_norm: BatchNormMode = "shared",
     ) -> None:
         nn.Module.__init__(self)  # the encoder is the base's, and registered once
@@ -102,6 +107,11 @@ class SSQL(Method):
         quantize_(base.projector, _PROJECTOR)
         self._encoder = Quantizers.of(encoder)
         self._projector = Quantizers.of(base.projector)
+        self._halfway = [
+            quantizer
+            for _, quantizer in self._encoder.weights + self._projector.weights
+            if ties == "outward" and quantizer.scheme == "ssql_symmetric"
+        ]
 
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
@@ -170,6 +180,8 @@ class SSQL(Method):
         """Run the trained branch at low bits; the projector's weights have 8 bits."""
         self._encoder.set_bits(weight, activation)
         self._projector.set_bits(8, 32)
+        for quantizer in self._halfway:
+            quantizer.scheme = "ssql_outward"
         learning = torch.is_grad_enabled() and not self.reverse
         for norm in frozen:
             norm.track_running_stats = False
@@ -177,6 +189,8 @@ class SSQL(Method):
             outputs = self.base.online(views)
         for norm in frozen:
             norm.track_running_stats = True
+        for quantizer in self._halfway:
+            quantizer.scheme = "ssql_symmetric"
         self._encoder.set_off()
         self._projector.set_off()
         self._encoder.forget_observed()

@@ -5,15 +5,18 @@ A grid is made from a range and a number of bits; it has a scale, a zero point a
 | scheme | codes at b bits | scale | zero point |
 |---|---|---|---|
 | `ssql_symmetric` | −2^(b−1) … 2^(b−1) − 1 | max |x| / ((2^b − 1) / 2) | 0 |
+| `ssql_outward` | as `ssql_symmetric` | as there, less 5e-7 of it | 0 |
 | `ssql_asymmetric` | 0 … 2^b − 1 | (max − min) / (2^b − 1) | −round(min / scale) |
 | `symmetric` | −(2^(b−1) − 1) … 2^(b−1) − 1 | max |x| / (2^(b−1) − 1) | 0 |
 | `affine` | 0 … 2^b − 1 | (max − min) / (2^b − 1), 0 in range | a code |
 
-The first two are SSQL's grids for weights and activations; runtimes use the other two.
+Those of SSQL are its grids for weights and activations; runtimes use the other two.
 
 SSQL divides by half a code more than its largest code, so the largest positive weight is clipped,
-and the most negative one lies exactly between two codes. Its asymmetric grid does not contain 0
-unless the range does.
+and the most negative one lies exactly between two codes: the last bit of a weight decides about a
+whole step of the grid and about the gradient. `ssql_outward` rounds both extremes outward, as exact
+arithmetic with halves to even does, so that training does not depend on the order of sums. SSQL's
+asymmetric grid does not contain 0 unless the range does.
 
 Fake quantization rounds to the grid in the forward pass and passes the gradient in the backward
 pass. One autograd function serves every quantizer of the package. Its gradient is the
@@ -168,10 +171,11 @@ def sign_ste(x: Tensor, reach: float = 1.0) -> Tensor:
     return out
 
 
-Scheme = Literal["ssql_symmetric", "ssql_asymmetric", "symmetric", "affine"]
-SYMMETRIC: tuple[Scheme, ...] = ("ssql_symmetric", "symmetric")
+Scheme = Literal["ssql_symmetric", "ssql_outward", "ssql_asymmetric", "symmetric", "affine"]
+SYMMETRIC: tuple[Scheme, ...] = ("ssql_symmetric", "ssql_outward", "symmetric")
 BitWidth = int | Tensor
 
+_OUTWARD = 1.0 - 2.0**-21  # more than the errors of a float32 division, and nothing to a weight
 SMALLEST = 1e-8  # a float32 keeps its relative precision through a division by it
 """Smallest scale: a constant or dead channel keeps its value instead of dividing by zero."""
 
@@ -243,7 +247,10 @@ def make_grid(scheme: Scheme, low: Tensor, high: Tensor, bits: BitWidth) -> Grid
         half = count / 2
         if scheme == "symmetric":
             return Grid((largest / (half - 1)).clamp_min(SMALLEST), None, 1 - half, half - 1)
-        return Grid((largest / ((count - 1) / 2)).clamp_min(SMALLEST), None, -half, half - 1)
+        scale = largest / ((count - 1) / 2)
+        if scheme == "ssql_outward":
+            scale = scale * _OUTWARD
+        return Grid(scale.clamp_min(SMALLEST), None, -half, half - 1)
     if scheme == "affine":
         low, high = low.clamp_max(0.0), high.clamp_min(0.0)
     scale = ((high - low) / (count - 1)).clamp_min(SMALLEST)

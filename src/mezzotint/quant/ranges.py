@@ -22,7 +22,8 @@ class Ranges(Component):
 
     Args:
         scheme: grid: `ssql_symmetric` (the default of weights), `ssql_asymmetric` (the default of
-            activations), `symmetric` without the lowest code, `affine` with an exact zero.
+            activations), `ssql_outward` with the extremes rounded outward, `symmetric` without the
+            lowest code, `affine` with an exact zero.
         granularity: one range for each `tensor` (the default of activations), for each `channel`
             (that of weights), or for each `group` of weights.
         group: weights per group, with `granularity: group`.
