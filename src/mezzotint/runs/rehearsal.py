@@ -54,7 +54,7 @@ def rehearse(spec: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     elif action == "perturb":
         _perturb(trainer.method)
     losses, norms, changed = [], [], list[str]()
-    stream = trainer.replayed(start, StopFlag())
+    stream = trainer.batches_from(start, StopFlag())
     for step in range(start, last):
         if action == "train" and step == (first + last) // 2 and dist.is_main():
             CheckpointStore(out / "checkpoints").save(step, *trainer.state.parts(step))
