@@ -21,7 +21,7 @@ _FILE = "before_after.json"
 
 
 @dataclass(frozen=True)
-class Change:
+class TaskChange:
     """The change of one metric of a task.
 
     Attributes:
@@ -55,7 +55,7 @@ class Change:
         )
 
 
-def changes(before: Sequence[Row], after: Sequence[Row]) -> list[Change]:
+def changes(before: Sequence[Row], after: Sequence[Row]) -> list[TaskChange]:
     """Compare the rows of two encoders that were measured in the same process.
 
     Args:
@@ -70,7 +70,7 @@ def changes(before: Sequence[Row], after: Sequence[Row]) -> list[Change]:
         first, second = (max(side[metric].values(), key=_mean) for side in sides)
         interval = _paired(first, second)
         found.append(
-            Change(
+            TaskChange(
                 metric,
                 (first[0].probe, second[0].probe),
                 _mean(first),
@@ -110,7 +110,7 @@ def _paired(first: Sequence[Row], second: Sequence[Row]) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-def write_changes(folder: Path, found: Sequence[Change]) -> None:
+def write_changes(folder: Path, found: Sequence[TaskChange]) -> None:
     """Write `before_after.json` into a run."""
     entries = [asdict(one) | {"low": _plain(one.low), "high": _plain(one.high)} for one in found]
     write_json(folder / _FILE, entries, sealed=True)
@@ -120,14 +120,14 @@ def _plain(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def read_changes(folder: Path) -> list[Change]:
+def read_changes(folder: Path) -> list[TaskChange]:
     """Read what `write_changes` wrote; nothing for a run without a start."""
     path = folder / _FILE
     if not path.is_file():
         return []
     require_seal(path)
     return [
-        Change(
+        TaskChange(
             **{
                 **entry,
                 "probes": tuple(entry["probes"]),

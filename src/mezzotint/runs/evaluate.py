@@ -10,7 +10,7 @@ import torch
 from mezzotint import dist
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.before_after import Change, changes, write_changes
+from mezzotint.evaluation.before_after import TaskChange, changes, write_changes
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.features import Reading
 from mezzotint.evaluation.measurement import Measurement
@@ -99,7 +99,7 @@ def evaluate(
 
 def _changes(
     measurement: Measurement, own: Evaluation, other: Encoder, start: bool, settings: Evaluate
-) -> list[Change]:
+) -> list[TaskChange]:
     """Measure the other one of start and trained encoder, and compare them."""
     measured = measurement.of(other, "start" if start else "the trained encoder")
     rows = evaluate_encoder(measured, probes=settings.probes, seeds=settings.seeds).rows

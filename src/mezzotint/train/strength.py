@@ -34,7 +34,7 @@ _LEAST_STEPS = 20
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenStrength:
     """A recipe with the strength that was chosen.
 
     Attributes:
@@ -58,7 +58,7 @@ class Choice:
         )
 
 
-def with_strength(plan: Plan, seconds: float) -> Choice:
+def with_strength(plan: Plan, seconds: float) -> ChosenStrength:
     """Replace a recipe's strength by the best of `STRENGTHS`.
 
     Args:
@@ -85,7 +85,7 @@ def with_strength(plan: Plan, seconds: float) -> Choice:
         for strength, own in zip(STRENGTHS, plans, strict=True)
     }
     best = min(STRENGTHS, key=measured.__getitem__)
-    return Choice(plans[STRENGTHS.index(best)], best, measured, steps)
+    return ChosenStrength(plans[STRENGTHS.index(best)], best, measured, steps)
 
 
 def trial(recipe: Recipe, steps: int) -> float:
