@@ -219,7 +219,10 @@ def lightly(bench: Bench, overrides: Sequence[str], seed: int, seconds: float) -
     for number in range(_WARM + _TIMED):
         if number == _WARM:
             began = time.process_time()
-        step(next(stream, None) or next(stream := iter(loader)))
+        views = next(stream, None)
+        if views is None:
+            views = next(stream := iter(loader))
+        step(views)
     total = max(1, math.floor(seconds / ((time.process_time() - began) / _TIMED)))
     model.load_state_dict(start)
     optimizer.state.clear()

@@ -109,12 +109,12 @@ def test_a_recipe_is_read_once_and_built_once(
     counted = Counted(monkeypatch)
     arguments = ["pretrain", *SMALL, "--train-only", "--quiet", "--out", str(tmp_path / "run")]
     assert CliRunner().invoke(app, [*arguments[:-2], "--dry-run"]).exit_code == 0
-    assert (counted.reads, counted.builds) == (1, 1)
+    assert (counted.reads, counted.builds) == (1, 0)  # a process of its own builds and times it
     assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert (counted.reads, counted.builds) == (2, 2)
+    assert (counted.reads, counted.builds) == (2, 1)
     again = ["pretrain", "run.log.every_steps=5", *arguments[-4:], "--resume"]
     assert CliRunner().invoke(app, again).exit_code == 0
-    assert (counted.reads, counted.builds) == (3, 3)
+    assert (counted.reads, counted.builds) == (3, 2)
 
 
 def test_train_only_says_where_the_run_is(tmp_path: Path) -> None:

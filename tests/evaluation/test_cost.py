@@ -1,8 +1,9 @@
 """The predicted time of an evaluation, from what a few samples take."""
 
+import time
+
 import pytest
 
-from mezzotint.evaluation import cost as module
 from mezzotint.evaluation.cost import EvaluationCost, evaluation_cost
 from mezzotint.evaluation.features import Reading
 from mezzotint.evaluation.knn import KNN
@@ -31,8 +32,8 @@ def test_fewer_samples_take_less_and_more_than_all_are_all() -> None:
 
 def test_what_is_timed_is_counted_in_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks, used = iter(range(1000)), iter(range(1000))
-    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(ticks)))
-    monkeypatch.setattr(module.time, "process_time", lambda: float(next(used)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(time, "process_time", lambda: float(next(used)))
     measurement = Measurement(Net(), Stripes(), Reading(workers=0))
     found = evaluation_cost(measurement, probes=[KNN(), Linear()], seeds=1)
     assert found.samples == COUNT and [dim for dim, _ in found.probes] == [16, 36, 616]

@@ -179,7 +179,12 @@ def test_handmade_features_come_from_the_same_pass_over_the_samples() -> None:
     source = Files(7, bad=(1, 5))
     reads: list[int] = []
     original = source.read
-    source.read = lambda index: (reads.append(index), original(index))[1]  # type: ignore[method-assign]
+
+    def read(index: int) -> Sample:
+        reads.append(index)
+        return original(index)
+
+    source.read = read  # type: ignore[method-assign]
     raw, handmade = input_features(source, Reading(batch_size=3))
     assert sorted(reads) == list(range(7))  # each once, for both
     alone = raw_features(Files(7, bad=(1, 5)))

@@ -1,5 +1,7 @@
 """Point clouds: groups of nearest points, a picture, and coordinates to turn around."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -68,7 +70,7 @@ def test_handmade_features_are_moments_and_histograms_of_the_shape() -> None:
         centered = cloud - cloud.mean(axis=1, keepdims=True)
         radius = np.sqrt((centered**2).sum(axis=0).mean())
         points = centered / radius
-        moments = [[np.log1p(radius)], np.linalg.eigvalsh(np.cov(points, bias=True))]
+        moments: list[Any] = [[np.log1p(radius)], np.linalg.eigvalsh(np.cov(points, bias=True))]
         moments += [points.std(axis=1), stats.skew(points, axis=1), np.ptp(points, axis=1)]
         np.testing.assert_allclose(row[:13], np.concatenate(moments) / np.sqrt(13), atol=1e-4)
         distances = [pdist(points[:, ::3].T), np.linalg.norm(points, axis=0)]

@@ -159,7 +159,11 @@ def test_damaged_lines_of_the_log_are_left_out(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_never_changes_a_value(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    good = [{"step": 1, "loss": 2.25}, {"step": 2, "loss": None}, {"step": 3, "loss": 0.5}]
+    good: list[dict[str, Any]] = [
+        {"step": 1, "loss": 2.25},
+        {"step": 2, "loss": None},
+        {"step": 3, "loss": 0.5},
+    ]
     whole = "".join(map(checked_line, good)).encode()
     for position in range(len(whole)):
         damaged = bytearray(whole)

@@ -49,7 +49,7 @@ def test_buffers_are_sent_only_where_they_differ(
     run = Run(compute=Compute(sync_batch_norm=synchronized))
     entered = entrance(build(MoCo), run, CPU)
     assert isinstance(entered, nn.parallel.DistributedDataParallel)
-    assert entered.will_sync_module_buffers() == sent
+    assert entered.will_sync_module_buffers() == sent  # type: ignore[no-untyped-call]
 
 
 def test_nothing_is_divided_unless_the_recipe_says_so() -> None:

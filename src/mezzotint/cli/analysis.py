@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -260,7 +260,7 @@ def replay(
 
     done = run_again(str(bundle))
     if as_json:
-        values = {"step": done.step, "loss": done.loss, "grad_norm": done.grad_norm}
+        values: dict[str, Any] = {"step": done.step, "loss": done.loss, "grad_norm": done.grad_norm}
         where = {"same": done.is_same, "first": done.first, "samples": list(done.samples)}
         typer.echo(json.dumps({**values, **where}))
     else:
