@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mezzotint.evaluation.cost import EvaluationCost, evaluation_cost
+from mezzotint.evaluation.cost import _PAGE_S, EvaluationCost, evaluation_cost
 from mezzotint.evaluation.features import Reading
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
@@ -39,7 +39,7 @@ def test_what_is_timed_is_counted_in_samples(monkeypatch: pytest.MonkeyPatch) ->
     assert found.samples == COUNT and [dim for dim, _ in found.probes] == [16, 36, 616]
     assert found.read_s == 0.0 and found.forward_s == pytest.approx(1 / 24)
     # Three probes took a tick and one in between each, while the processor had worked for one.
-    assert found.page_s == module._PAGE_S * 7
+    assert found.page_s == _PAGE_S * 7
     # The two tasks have 120 and 80 samples; 120 made-up ones were timed.
     assert found.probes[0][1] == pytest.approx((120 + 80) / 120)
 
