@@ -107,7 +107,7 @@ def video(root: Path) -> Path:
                 x, y = start + moved
                 picture = ground.copy()
                 ImageDraw.Draw(picture).ellipse((x - r, y - r, x + r, y + r), fill=color)
-                for packet in stream.encode(av.VideoFrame.from_image(picture)):
+                for packet in stream.encode(av.VideoFrame.from_image(picture)):  # type: ignore[no-untyped-call]
                     out.mux(packet)
             for packet in stream.encode():
                 out.mux(packet)

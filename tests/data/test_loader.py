@@ -16,14 +16,14 @@ class Numbers(Source):
     """Samples that hold their own number; some cannot be read."""
 
     def __init__(self, count: int = 20, unreadable: tuple[int, ...] = ()) -> None:
-        self.count, self.unreadable = count, unreadable
+        self.count, self.broken = count, unreadable
         self.input = Input((1, 2, 2), (0.5,), (0.5,))
 
     def __len__(self) -> int:
         return self.count
 
     def read(self, index: int) -> Sample:
-        if index in self.unreadable:
+        if index in self.broken:
             raise Unreadable(f"number/{index}", "broken: a test")
         x = torch.full((1, 2, 2), index, dtype=torch.uint8)
         return {"x": x, "id": f"number/{index}", "label": None}

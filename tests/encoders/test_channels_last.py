@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mezzotint.encoders.channels_last import keep_contiguous, to_channels_last
 
@@ -61,10 +62,16 @@ def test_the_convolution_runs_contiguous_and_its_gradients_are_those_of_a_contig
     twin.load_state_dict(network.state_dict())
     [note] = to_channels_last(network, CPU)
     assert note.startswith("1 kept contiguous")
-    seen = []
+    seen: list[tuple[int, ...]] = []
     # The input of the operator itself, after the hook that converts it.
-    forward = network[1]._conv_forward
-    network[1]._conv_forward = lambda x, *rest: (seen.append(x.stride()), forward(x, *rest))[1]  # type: ignore[assignment, method-assign]
+    narrow: Any = network[1]
+    forward = narrow._conv_forward
+
+    def noted(x: Tensor, *rest: Any) -> Any:
+        seen.append(x.stride())
+        return forward(x, *rest)
+
+    narrow._conv_forward = noted
     x = torch.randn(2, 3, 50, 50)
     for model, given in ((twin, x), (network, x.contiguous(memory_format=torch.channels_last))):
         model(given).square().sum().backward()
@@ -76,7 +83,8 @@ def test_the_convolution_runs_contiguous_and_its_gradients_are_those_of_a_contig
 def test_nothing_is_kept_without_need() -> None:
     wide = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 1, stride=2))
     assert to_channels_last(wide, CPU) == []
-    assert wide[0].weight.is_contiguous(memory_format=torch.channels_last)
+    kernel = wide.state_dict()["0.weight"]
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
     narrow = nn.Conv2d(2, 4, 1, stride=2)
     assert to_channels_last(narrow, torch.device("cuda")) == [] and not narrow._forward_pre_hooks
 

@@ -108,7 +108,7 @@ def test_labels_of_other_types_or_shapes_are_refused(values: np.ndarray) -> None
 
 def test_numbers_of_classes_get_their_names_in_every_modality(tmp_path: Path) -> None:
     labels, names = np.array([0, 2, 0, -1, 2, 2]), np.array(["cat", "dog", "owl"])
-    files = {
+    files: dict[str, Any] = {
         "arrays": np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4),
         "point_clouds": np.random.default_rng(0).normal(size=(6, 8, 3)),
         "series": np.random.default_rng(0).normal(size=(6, 1, 8)),

@@ -110,7 +110,7 @@ def test_a_column_of_people_is_the_subject_and_no_channel(column: str, tmp_path:
     own = Series(path=str(tmp_path / "a.csv"), window=4, channels=["x", column])
     assert own.channels == ["x", column]
     values = np.arange(6 * 4, dtype=float).reshape(6, 4)
-    np.savez(tmp_path / "a.npz", x=values, y=np.arange(6) % 2, **{column: np.arange(6) // 2})
+    np.savez(tmp_path / "a.npz", x=values, y=np.arange(6) % 2, **{column: np.arange(6) // 2})  # type: ignore[arg-type]
     (task,) = Series(path=str(tmp_path / "a.npz")).evaluation()[1]
     assert task.name == "label/held-out-subjects"
     assert len(Series(path=str(tmp_path / "a.npz"), subject=None).evaluation()[1]) == 1

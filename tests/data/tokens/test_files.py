@@ -54,9 +54,9 @@ def test_texts_of_one_person_are_held_out_together(tmp_path: Path) -> None:
     tokens = np.arange(48).reshape(12, 4)
     np.savez(tmp_path / "n.npz", x=tokens, y=np.arange(12) % 2, author=np.arange(12) // 4)
     for number, row in enumerate(rows):
-        path = tmp_path / "texts" / "ab"[number % 2] / f"p{number // 4}-{number}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(row)
+        file = tmp_path / "texts" / "ab"[number % 2] / f"p{number // 4}-{number}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(row)
     for path, group in (
         (table, "author"), (str(tmp_path / "n.npz"), "author"), (str(tmp_path / "texts"), "p[0-9]"),
     ):  # fmt: skip
