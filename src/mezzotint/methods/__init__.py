@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer as BRIDLETokenizer
     from mezzotint.methods.byol import BYOL as BYOL
     from mezzotint.methods.dino import DINO as DINO
+    from mezzotint.methods.distill import Distill as Distill
     from mezzotint.methods.embedding_quantization import (
         EmbeddingQuantization as EmbeddingQuantization,
     )

@@ -224,7 +224,7 @@ def converted(x: Tensor, student: Input, teacher: Input) -> Tensor:
 
 
 def _is_image(input: Input) -> bool:
-    """Whether samples are images, of which any size and number of channels can be made."""
+    """Whether samples are images, which can be resized and take other channels."""
     return modality_of(input).axes == ("channels", "height", "width")
 
 

@@ -43,7 +43,7 @@ _MOST = 10_000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StartOutcome:
     """How the trained encoder compares with its start, on the validation part.
 
     Attributes:
@@ -146,7 +146,7 @@ def hand_over(recipe: Recipe, folder: Path, progress: str = "bar") -> None:
     start, trained = load_encoder(folder / START), load_encoder(folder / "encoder")
     outcome = compare(start, trained, recipe.data)
     if recipe.init.keep == "better" and outcome.task and outcome.high < 0.0:
-        outcome = Outcome(**{**asdict(outcome), "kept": "start"})
+        outcome = StartOutcome(**{**asdict(outcome), "kept": "start"})
     if not dist.is_main():
         return
     write_json(folder / _OUTCOME, asdict(outcome), sealed=True)
@@ -158,13 +158,13 @@ def hand_over(recipe: Recipe, folder: Path, progress: str = "bar") -> None:
         print(outcome, file=sys.stderr)
 
 
-def read_outcome(run: Path) -> Outcome | None:
+def read_outcome(run: Path) -> StartOutcome | None:
     """Read how a run's encoder compared with its start; `None` for a run without `init`."""
     path = run / _OUTCOME
     if not path.is_file():
         return None
     require_seal(path)
-    return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+    return StartOutcome(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def other_of(run: Path) -> tuple[Encoder, bool] | None:
@@ -179,7 +179,7 @@ def other_of(run: Path) -> tuple[Encoder, bool] | None:
     return load_encoder(run / (START if start else TRAINED)), start
 
 
-def compare(start: Encoder, trained: Encoder, data: Source) -> Outcome:
+def compare(start: Encoder, trained: Encoder, data: Source) -> StartOutcome:
     """Compare two encoders on the validation part of the training samples.
 
     Args:
@@ -190,14 +190,14 @@ def compare(start: Encoder, trained: Encoder, data: Source) -> Outcome:
     source, tasks = data.evaluation()
     task = first_classification(tasks)
     if task is None or len(task.train) < 10:
-        return Outcome("trained")
+        return StartOutcome("trained")
     fitted, held_out = _parts(task)
     before = _best(start, source, task, fitted, held_out)
     after = _best(trained, source, task, fitted, held_out)
     gained, lost = (after & ~before).double().mean(), (before & ~after).double().mean()
     low, high = paired(float(gained), float(lost), len(before))
     first, second = (float(side.double().mean()) for side in (before, after))
-    return Outcome("trained", task.name, len(before), first, second, low, high)
+    return StartOutcome("trained", task.name, len(before), first, second, low, high)
 
 
 def _parts(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
