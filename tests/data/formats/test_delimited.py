@@ -80,7 +80,9 @@ def test_numbers_times_and_text() -> None:
 def test_a_comma_is_a_decimal_mark_only_where_it_separates_nothing() -> None:
     assert read_values(["1,5", "2", "-0,25"], ";").numbers.tolist() == [1.5, 2.0, -0.25]
     assert read_values(["1,5", "2,5"], ",").kind == "text"
-    assert read_values(["1.5", "2.5", "1,234"], ";").odd == [2]  # a thousand, or 1.234?
+    # Where other cells have points, a comma before three digits stands between thousands.
+    assert read_values(["1.5", "2.5", "1,234"], ";").numbers.tolist() == [1.5, 2.5, 1234.0]
+    assert read_values(["1.5", "2.5", "1,23"], ";").odd == [2]
 
 
 @pytest.mark.parametrize(
