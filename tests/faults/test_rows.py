@@ -37,7 +37,7 @@ def recorded() -> dict[str, Any]:
     return found
 
 
-def tests_of(path: Path) -> set[str]:
+def functions_of(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -53,7 +53,7 @@ def test_the_tests_of_a_row_exist(row: dict[str, Any]) -> None:
     for name in row["tests"]:
         file, _, function = name.partition("::")
         assert (ROOT / file).is_file(), name
-        assert function in tests_of(ROOT / file), name
+        assert function in functions_of(ROOT / file), name
 
 
 def test_no_recorded_outcome_is_a_failure() -> None:

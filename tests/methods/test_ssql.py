@@ -36,8 +36,9 @@ def base(name: str, seed: int = 0) -> Siamese:
 
 
 def ssql(name: str = "simsiam", seed: int = 0, **keywords: object) -> SSQL:
+    """SSQL in the authors' arithmetic."""
     inner = base(name, seed)
-    return SSQL(inner.encoder, base=inner, **keywords).train()  # type: ignore[arg-type]
+    return SSQL(inner.encoder, base=inner, **{"ties": "published", **keywords}).train()  # type: ignore[arg-type]
 
 
 def views(step: int = 0, batch: int = 8) -> Views:

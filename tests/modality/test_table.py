@@ -31,5 +31,5 @@ def test_raw_rows_are_what_one_would_make_by_hand() -> None:
 
 
 def test_rows_have_no_picture() -> None:
-    with pytest.raises(ValueError, match="Tables have no pictures. Supported: audio, image, "):
+    with pytest.raises(ValueError, match="Rows have no pictures. Supported: audio, image, "):
         modality_of(INPUT).picture(torch.zeros(7), INPUT)
