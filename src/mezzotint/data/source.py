@@ -254,9 +254,10 @@ class Source(Component, ABC, abstract=True):
             facts.append(f"train {len(self):,}, {name} {len(task.test):,} {plural}")
         if task is not None and len(samples) == len(self) and len(task.train):
             facts[-1] += f", {len(task.test):,} of them scored"
-        # The first sample of each group has its own index, so that nothing is sorted.
-        first = samples.groups == np.arange(len(samples)) if samples.groups is not None else None
-        together = 0 if first is None else len(samples) - int(np.count_nonzero(first))
+        # The first sample of each group has its own index, so that nothing is sorted. False pairs
+        # that only the evaluation makes have no group.
+        groups = np.empty(0, np.int64) if samples.groups is None else samples.groups
+        together = int(np.count_nonzero(groups != np.arange(len(groups))))
         if together:
             facts.append(f"{together:,} more of the same content or source are kept together")
         return "; ".join([*facts, *(note.rstrip(".") for note in self.notes)])
