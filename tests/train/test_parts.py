@@ -10,6 +10,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import interpolate
 from typer.testing import CliRunner
 
 from mezzotint.cli import app
@@ -115,15 +116,17 @@ def imagenet_file(path: Path) -> dict[str, Tensor]:
 
 
 def test_a_file_of_timm_starts_an_encoder_of_other_samples(tmp_path: Path) -> None:
-    """As --imagenet_pretrain of BRIDLE's source: colors are summed, positions cut."""
+    """Colors are summed, and positions of images resampled; of spectrograms they are cut."""
     state = imagenet_file(tmp_path / "vit.safetensors")
     first = method(positions="learned", pool="patches")
     notes = load_parts(first, {"encoder": str(tmp_path / "vit.safetensors")}, [], "load")
     own = first.encoder.state_dict()
     summed = state["patch_embed.proj.weight"].sum(1).flatten(1)
     torch.testing.assert_close(own["patches.project.weight"], summed)
-    middle = state["pos_embed"][0, 1:].view(16, 16, 16)[6:10, 6:10].reshape(16, 16)
-    torch.testing.assert_close(own["places.table.weight"], middle)
+    plane = state["pos_embed"][:, 1:].view(1, 16, 16, 16).permute(0, 3, 1, 2)
+    small = interpolate(plane, size=(4, 4), mode="bicubic", antialias=True)
+    torch.testing.assert_close(own["places.table.weight"], small[0].flatten(1).T)
+    assert "positions resized from 257 to 16" in notes[0]
     assert torch.equal(own["blocks.0.mlp.0.weight"], state["blocks.0.mlp.fc1.weight"])
     assert notes[0].startswith("load.encoder: loaded 18/18 tensors")
 
