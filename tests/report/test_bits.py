@@ -218,9 +218,9 @@ def test_the_page_holds_the_section_and_the_float_table_stays_float(
     other.mkdir()
     write(other, evaluation(-0.1))
     page = write_report(run, [other]).read_text(encoding="utf-8")
-    section = page[page.index('id="bits"') : page.index('id="curves"')]
+    section = page[page.index('id="bits"') : page.index('id="data"')]
     assert "Quantization to low bits" in section and "other" in section and "−0.200" in section
-    results = page[page.index('id="results"') : page.index('id="bits"')]
+    results = page[page.index('id="results"') : page.index('id="curves"')]
     assert "0.600" not in results and "W4A4" not in results
     data = json.loads(page[page.index('id="data">') + 10 :].partition("</script>")[0])
     assert data["charts"][-1][1][2].startswith("W8A8: ")

@@ -174,6 +174,6 @@ def test_what_cannot_be_shown_is_refused(arrays: Arrays, tmp_path: Path) -> None
     table: Source = Table(path=arrays.path)
     table.input = type(arrays.input)((3,), (0.0,) * 3, (1.0,) * 3, "table")
     with pytest.raises(
-        ValueError, match="Tables have no pictures. Supported: audio, image, image_text, points"
+        ValueError, match="Rows have no pictures. Supported: audio, image, image_text, points"
     ):
         write_gallery(table, VIEWS, table.input, tmp_path / "g.html")
