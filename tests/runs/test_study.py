@@ -36,7 +36,7 @@ def test_the_page_escapes_names_and_loads_nothing(tmp_path: Path) -> None:
     tags.feed(page)
     assert (
         tags.found.count("script") == 2
-        and tags.found.count("svg") == 3
+        and tags.found.count("svg") == 5
         and "default-src 'none'" in page
     )
     content = json.loads((tmp_path / "out" / "table.json").read_text())

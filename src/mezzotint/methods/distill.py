@@ -114,9 +114,9 @@ class Distill(Siamese):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the teachers with the method, to another device or memory format."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for teacher in self._teachers:
-            teacher._apply(fn, recurse)
+            teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def compare(
@@ -243,11 +243,13 @@ def _units(x: Tensor, dims: Sequence[int]) -> Tensor:
 
 
 def _standardized(x: Tensor) -> Tensor:
-    return layer_norm(x, x.shape[1:])
+    found: Tensor = layer_norm(x, x.shape[1:])
+    return found
 
 
 def _relational(p: Tensor, t: Tensor, queue: Tensor, temperatures: tuple[float, float]) -> Tensor:
     """Cross-entropy of similarities to a queue `[K, D]`; all are of unit length."""
     student, teacher = temperatures
     wanted = (t @ queue.T / teacher).softmax(dim=1)
-    return -(wanted * log_softmax(p @ queue.T / student, dim=1)).sum(dim=1).mean()
+    loss: Tensor = -(wanted * log_softmax(p @ queue.T / student, dim=1)).sum(dim=1).mean()
+    return loss
