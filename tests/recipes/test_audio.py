@@ -10,6 +10,7 @@ from mezzotint.recipe.recipe import Recipe, read_recipe, resolve_recipe
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.train.signals import Interrupted
+from tests.recipes.starts import with_start
 from tests.tiny import is_masked
 
 soundfile = pytest.importorskip("soundfile")
@@ -39,7 +40,7 @@ def test_two_steps(name: str, sounds: Path, tmp_path: Path) -> None:
     small += ["method.hidden_dim=16", "method.dim=8", "run.log.knn_epochs=0"]
     small += [f"data.root={sounds}"] if "root" in published["data"] else []
     small += ["run.batch_size=512"] if published["data"]["kind"] == "speech" else []
-    recipe = Recipe.build(read_recipe(name, small))
+    recipe = Recipe.build(read_recipe(name, with_start(name, small, tmp_path)))
     assert (
         recipe.config()["views"] == published["views"]
         and recipe.config()["optimizer"] == published["optimizer"]

@@ -1,14 +1,17 @@
 """Every method trains on every modality, from a recipe of a few lines."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from mezzotint.data.loader import batches
+from mezzotint.encoders.saving import save_encoder
 from mezzotint.modality.modality import modality_names, modality_of
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.recipe.schema import construct, resolve
 from mezzotint.recipe.signatures import index
 from mezzotint.train.log import Meter
 from mezzotint.train.loop import Trainer
@@ -95,5 +98,18 @@ def test_two_steps_on_patches(method: str, modality: str) -> None:
     trains_two_steps(modality, example.data, encoder, config, [], 1)
 
 
+@pytest.mark.parametrize("modality", modality_names())
+def test_two_steps_of_distillation(modality: str, tmp_path: Path) -> None:
+    """The teacher is the untrained encoder, which takes the same samples in any modality."""
+    example = modality_of(modality).example
+    source = construct(resolve(example.data, "Source", "data"), "Source", {})
+    config = resolve(example.encoder, "Encoder", "encoder")
+    teacher = construct(config, "Encoder", {"Encoder": (source.input,)})
+    method = {"kind": "distill", "teachers": [str(save_encoder(teacher, tmp_path))]}
+    method |= {"loss": "relational", "hidden_dim": 16, "queue_size": 64}
+    trains_two_steps(modality, example.data, example.encoder, method, [*example.transforms], 2)
+
+
 def test_no_method_is_left_out() -> None:
-    assert {*METHODS, *MASKED, *DABS, "supervised"} == set(index().members("Method"))
+    known = {*METHODS, *MASKED, *DABS, "supervised", "distill"}
+    assert known == set(index().members("Method"))

@@ -11,6 +11,7 @@ from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.recipe.schema import construct
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
+from tests.recipes.starts import with_start
 from tests.tiny import is_masked
 
 AIRL = [
@@ -61,7 +62,7 @@ def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
     }.get(encoder["kind"], ["encoder.width=4"])
     if published["method"]["kind"] == "dino":
         small.append("method.prototypes=32")
-    recipe = Recipe.build(read_recipe(name, small))
+    recipe = Recipe.build(read_recipe(name, with_start(name, small, tmp_path)))
     assert (
         recipe.config()["views"] == published["views"]
         and recipe.config()["optimizer"] == published["optimizer"]

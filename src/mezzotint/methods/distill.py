@@ -18,6 +18,7 @@ Teachers are no part of the method: checkpoints do not hold them, and a run that
 again.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -239,7 +240,7 @@ def _with_channels(x: Tensor, channels: int) -> Tensor:
 def _units(x: Tensor, dims: Sequence[int]) -> Tensor:
     """Normalize the features of each teacher, so that all of them weigh the same in a product."""
     parts = [normalize(part, dim=1) for part in x.split(list(dims), dim=1)]
-    return torch.cat(parts, dim=1) / len(dims) ** 0.5
+    return torch.cat(parts, dim=1) / math.sqrt(len(dims))
 
 
 def _standardized(x: Tensor) -> Tensor:
