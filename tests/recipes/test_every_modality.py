@@ -105,7 +105,7 @@ def test_two_steps_of_distillation(modality: str, tmp_path: Path) -> None:
     source = construct(resolve(example.data, "Source", "data"), "Source", {})
     config = resolve(example.encoder, "Encoder", "encoder")
     teacher = construct(config, "Encoder", {"Encoder": (source.input,)})
-    method = {"kind": "distill", "teachers": [str(save_encoder(teacher, tmp_path))]}
+    method: dict[str, Any] = {"kind": "distill", "teachers": [str(save_encoder(teacher, tmp_path))]}
     method |= {"loss": "relational", "hidden_dim": 16, "queue_size": 64}
     trains_two_steps(modality, example.data, example.encoder, method, [*example.transforms], 2)
 
