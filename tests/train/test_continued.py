@@ -1,22 +1,28 @@
 """The warm-up, frozen blocks, and which encoder a run hands over."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.features import extract_readable
+from mezzotint.methods.simclr import SimCLR
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.runs.reuse import load_branch
 from mezzotint.train import continued
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.continued import compare, read_outcome
 from mezzotint.train.loop import pretrain
+from mezzotint.types import Input
 from tests.tiny import config
 
 
@@ -61,7 +67,7 @@ def test_frozen_blocks_never_change_and_the_rest_learns(first: Path, tmp_path: P
 def test_too_many_blocks_are_refused(first: Path) -> None:
     recipe = build(init={"path": str(first), "freeze_blocks": 9})
     with pytest.raises(ValueError, match="`init.freeze_blocks` must be below 9 for this encoder"):
-        continued.begin(recipe, fresh=True)
+        continued.begin(recipe)
 
 
 def test_a_run_with_lora_resumes_and_saves_a_plain_encoder(first: Path, tmp_path: Path) -> None:
@@ -141,3 +147,73 @@ def test_a_changed_outcome_is_refused(first: Path, tmp_path: Path) -> None:
     (run / "start.json").write_text("{}")
     with pytest.raises(ValueError, match="changed after it was written"):
         read_outcome(run)
+
+
+def test_a_run_from_a_quantizable_start_resumes(tmp_path: Path) -> None:
+    start = pretrain(build("ssql"), tmp_path / "start", progress="quiet")
+    init = {"path": str(start), "keep": "last"}
+    part = tmp_path / "part"
+    pretrain(build(init=init, checkpoints={"every_steps": 3}), part, progress="quiet")
+    for folder in sorted((part / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(folder)
+    done = load_encoder(part).state_dict()
+    shutil.rmtree(part / "encoder")
+    pretrain(build(init=init), part, resume=True, progress="quiet")
+    assert any("_quantizer" in name for name in done)
+    for name, tensor in done.items():
+        assert torch.equal(tensor, weights(part)[name]), name
+
+
+def test_the_momentum_copy_of_a_run_with_lora_is_measured(first: Path, tmp_path: Path) -> None:
+    init = {"path": str(first), "lora": {"rank": 1}, "keep": "last"}
+    run = pretrain(build("byol", init), tmp_path / "run", progress="quiet")
+    target = load_branch(run, Recipe.load(run), "target", "backbone")
+    assert target.state_dict().keys() == weights(run).keys()
+    assert not torch.equal(target.state_dict()["conv1.weight"], weights(run)["conv1.weight"])
+
+
+class Own(Encoder, kind="own"):
+    """An encoder that only Python can make."""
+
+    def __init__(self, input: Input) -> None:
+        super().__init__(input, 8)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input.shape), 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.body(x)
+        return features
+
+
+def test_an_encoder_of_ones_own_class_is_compared_too(tmp_path: Path) -> None:
+    data = build().data
+    torch.manual_seed(0)
+    start = Own(data.input)
+    save_file(start.state_dict(), tmp_path / "own.safetensors")
+    recipe = build(init={"path": str(tmp_path / "own.safetensors")})
+    recipe.method = SimCLR(Own(data.input), hidden_dim=16, dim=8)
+    run = pretrain(recipe, tmp_path / "run", progress="quiet")
+    outcome = read_outcome(run)
+    assert outcome is not None and outcome.samples > 100
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert "drift/cka" in json.loads(lines[-1])
+
+
+def test_a_kill_while_the_start_is_put_back_never_hands_over_a_worse_encoder(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing says that the start was kept before it is there; a resumed run decides again."""
+    broken: dict[str, Any] = {"init": {"path": str(first)}, "lr": 30.0, "epochs": 2}
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(continued, "_swap", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(build(**broken), run, progress="quiet")
+    assert read_outcome(run) is None
+    pretrain(build(**broken), run, resume=True, progress="quiet")
+    outcome = read_outcome(run)
+    assert outcome is not None and outcome.kept == "start"
+    assert all(torch.equal(t, weights(first)[name]) for name, t in weights(run).items())

@@ -99,7 +99,7 @@ def test_what_cannot_be_a_start_is_refused(run: Path, tmp_path: Path) -> None:
 
     with pytest.raises(RecipeError, match="`init.path` must be a run, an encoder directory, a fil"):
         load(tmp_path / "nothing")
-    with pytest.raises(RecipeError, match=r"has encoder.width 2, and the recipe 4"):
+    with pytest.raises(RecipeError, match=r"has width 2, and the recipe's has 4"):
         load(run, encoder={"kind": "resnet18", "stem": "small", "width": 4})
     series = tmp_path / "series"
     save_encoder(_of_series(), series)
@@ -120,6 +120,8 @@ def test_init_starts_the_first_phase_alone() -> None:
     plain = config() | {"phases": [{}, {"init": {"path": "runs/first"}}]}
     with pytest.raises(RecipeError, match="`init` starts the first phase alone"):
         Plan.of(plain)
+    with pytest.raises(RecipeError, match="`init` and `load.encoder` both say where"):
+        Plan.of(config() | {"init": {"path": "a"}, "load": {"encoder": "b"}})
     with pytest.raises(RecipeError, match="`init.warmup_steps` must be at least 0"):
         Init(path="x", warmup_steps=-1)
 

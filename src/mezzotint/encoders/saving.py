@@ -234,6 +234,14 @@ def _load(folder: Path, model: Encoder | None) -> Encoder:
     return encoder.eval()
 
 
+def take_structure(encoder: Encoder, saved: Encoder) -> None:
+    """Give an encoder the quantizers and the roles in muP of a saved one, before its weights."""
+    if (policy := getattr(saved, "quantization", None)) is not None:
+        make_encoder_quantizable(encoder, policy)
+    if (roles := roles_of(saved)) is not None:
+        restore_roles(encoder, roles)
+
+
 class StoredGrid(nn.Module):
     """Quantizes activations to a stored grid.
 

@@ -32,7 +32,13 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
 from mezzotint.encoders.onnx import load_exported
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.methods.siamese import Siamese, collapse_signals, each_view
+from mezzotint.methods.siamese import (
+    Siamese,
+    collapse_signals,
+    each_view,
+    enqueue,
+    require_in_queue,
+)
 from mezzotint.modality.modality import modality_of
 from mezzotint.types import Input, Views
 
@@ -152,11 +158,8 @@ class Distill(Siamese):
 
     def require_batch(self, size: int) -> None:
         super().require_batch(size)
-        if self.loss == "relational" and size > len(self.queue):
-            raise ValueError(
-                f"`method.queue_size` must be at least the global batch size of {size}, got "
-                f"{len(self.queue)}. Increase it, or lower `run.batch_size`."
-            )
+        if self.loss == "relational":
+            require_in_queue(size, self.queue)
 
     def before_step(self) -> None:
         """Drop the features of a skipped step."""
@@ -165,15 +168,9 @@ class Distill(Siamese):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Put the teachers' features of the first view into the queue."""
-        if not self._fresh:
-            return
-        fresh = dist.gather(torch.cat(self._fresh))
-        self._fresh = []
-        self.require_batch(len(fresh))
-        size = len(self.queue)
-        indices = (self.pointer + torch.arange(len(fresh), device=self.queue.device)) % size
-        self.queue[indices] = fresh.to(self.queue.dtype)
-        self.pointer.copy_((self.pointer + len(fresh)) % size)
+        if self._fresh:
+            enqueue(self.queue, self.pointer, dist.gather(torch.cat(self._fresh)))
+            self._fresh = []
 
 
 def _teacher(path: str, student: Input) -> Encoder:

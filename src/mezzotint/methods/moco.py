@@ -37,7 +37,15 @@ from mezzotint.methods.method import (
     momentum_copy,
     momentum_update,
 )
-from mezzotint.methods.siamese import Reduction, Siamese, each_view, over_pairs, target_views
+from mezzotint.methods.siamese import (
+    Reduction,
+    Siamese,
+    each_view,
+    enqueue,
+    over_pairs,
+    require_in_queue,
+    target_views,
+)
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Views
 
@@ -179,11 +187,7 @@ class MoCo(Siamese):
 
     def require_batch(self, size: int) -> None:
         super().require_batch(size)
-        if size > len(self.queue):
-            raise ValueError(
-                f"`method.queue_size` must be at least the global batch size of {size}, got "
-                f"{len(self.queue)}. Increase it, or lower `run.batch_size`."
-            )
+        require_in_queue(size, self.queue)
 
     def before_step(self) -> None:
         """Drop the keys of a skipped step."""
@@ -211,11 +215,8 @@ class MoCo(Siamese):
         Raises:
             ValueError: for more keys than the queue has.
         """
-        count, size = len(keys_ND), len(self.queue)
-        self.require_batch(count)
-        indices = (self.pointer + torch.arange(count, device=self.queue.device)) % size
-        self.queue[indices] = normalize(keys_ND.float(), dim=1).to(self.queue.dtype)
-        self.pointer.copy_((self.pointer + count) % size)
+        self.require_batch(len(keys_ND))
+        enqueue(self.queue, self.pointer, normalize(keys_ND.float(), dim=1))
 
 
 def _head(head: Head, features: int, hidden: int, dim: int) -> tuple[nn.Module, nn.Module]:

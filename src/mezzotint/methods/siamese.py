@@ -163,6 +163,34 @@ def weights_of(views: Views) -> Tensor | None:
     return weights
 
 
+def require_in_queue(size: int, queue: Tensor) -> None:
+    """Refuse a global batch of more samples than a queue `[K, D]` has.
+
+    Raises:
+        ValueError: with the keys to change.
+    """
+    if size > len(queue):
+        raise ValueError(
+            f"`method.queue_size` must be at least the global batch size of {size}, got "
+            f"{len(queue)}. Increase it, or lower `run.batch_size`."
+        )
+
+
+@torch.no_grad()
+def enqueue(queue: Tensor, pointer: Tensor, rows: Tensor) -> None:
+    """Replace the oldest rows of a queue in place, wrapping around at its end.
+
+    Args:
+        queue: `[K, D]`.
+        pointer: int64 scalar, the position of the oldest row; it moves on.
+        rows: `[N, D]`, those of all processes.
+    """
+    require_in_queue(len(rows), queue)
+    indices = (pointer + torch.arange(len(rows), device=queue.device)) % len(queue)
+    queue[indices] = rows.to(queue.dtype)
+    pointer.copy_((pointer + len(rows)) % len(queue))
+
+
 @torch.no_grad()
 def collapse_signals(zs: Sequence[Tensor]) -> dict[str, Tensor]:
     """Compute two scalars that show whether the projections of this rank collapse.

@@ -22,11 +22,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mezzotint.augment.masking import Mask
 from mezzotint.augment.mixing import Mixing
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.saving import load_encoder
+from mezzotint.encoders.saving import load_encoder, take_structure
 from mezzotint.methods.masked import need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import collapse_signals
-from mezzotint.optim.mup.method import restore_roles, roles_of
 from mezzotint.quant.bitwidth import Bits, Quantizers
 from mezzotint.quant.convert import make_encoder_quantizable
 from mezzotint.seeding import Draws
@@ -248,10 +247,7 @@ def start_from(encoder: Encoder, path: str) -> None:
             f"`{path}` takes samples of shape {list(saved.input.shape)}, but the data has "
             f"{list(encoder.input.shape)}. Set the size of the data."
         )
-    if (policy := getattr(saved, "quantization", None)) is not None:
-        make_encoder_quantizable(encoder, policy)
-    if (roles := roles_of(saved)) is not None:  # of an encoder that was trained in muP
-        restore_roles(encoder, roles)
+    take_structure(encoder, saved)
     try:
         encoder.load_state_dict(saved.state_dict())
     except RuntimeError as error:

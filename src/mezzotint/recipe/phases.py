@@ -123,6 +123,29 @@ def check_parts(phases: Sequence[Unfolded]) -> None:
                     )
 
 
+def refuse_two_starts(number: int, load: Mapping[str, str], config: Raw) -> None:
+    """Refuse a phase with `init` whose encoder starts from something else too.
+
+    Args:
+        number: index of the phase.
+        load: parts that it loads.
+        config: its recipe.
+
+    Raises:
+        RecipeError: with the key to leave out.
+    """
+    if number:
+        raise RecipeError("`init` starts the first phase alone. Write it in `phases.0`.")
+    method = config["method"]
+    starts = {
+        "load.encoder": load.get("encoder"),
+        "method.init": method.get("init") if isinstance(method, Mapping) else None,
+    }
+    other = next((key for key, value in starts.items() if value is not None), None)
+    if other is not None:
+        raise RecipeError(f"`init` and `{other}` both say where the encoder starts. Leave one out.")
+
+
 def _key_of(number: int, part: str) -> str:
     return f"phases.{number}.{part if part == 'encoder' else f'method.{part}'}"
 

@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mezzotint.recipe.phases import check_parts, refuse_other_recipe, unfold
+from mezzotint.recipe.phases import (
+    check_parts,
+    refuse_other_recipe,
+    refuse_two_starts,
+    unfold,
+)
 from mezzotint.recipe.reading import (
     apply_overrides,
     dump_yaml,
@@ -205,8 +210,8 @@ class Plan:
                 if "phases" not in raw:
                     raise
                 raise RecipeError(f"In `phases.{number}`: {error}") from error
-            if number and "init" in config:
-                raise RecipeError("`init` starts the first phase alone. Write it in `phases.0`.")
+            if "init" in config:
+                refuse_two_starts(number, load, config)
         check_parts([(phase.name, dict(phase.load), phase.config) for phase in phases])
         return cls(phases, raw)
 

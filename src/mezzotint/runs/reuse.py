@@ -16,8 +16,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.lora import merge_lora
 from mezzotint.methods.method import BranchName, Method
 from mezzotint.recipe.recipe import Recipe
+from mezzotint.train import continued
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.loop import pretrain
 from mezzotint.train.rundir import RunDirectoryInUse
@@ -92,6 +94,7 @@ def trained_method(recipe: Recipe, folder: Path) -> Recipe:
     if saved is None:
         why = f" ({problems[0]})" if problems else ""
         raise ValueError(f"`{folder}` has no good checkpoint{why}. Train it again.")
+    continued.go_on(recipe, folder)
     try:
         recipe.method.load_state_dict(
             tensors_of(saved, "average") if recipe.run.compute.average else saved.model
@@ -163,4 +166,5 @@ def branch_of(method: Method, branch: BranchName = "online", part: Part = "backb
 
 def load_branch(folder: Path, recipe: Recipe, branch: BranchName, part: Part) -> Encoder:
     """Load a network of a run from its newest checkpoint, in eval mode; see `branch_of`."""
-    return branch_of(trained_method(recipe, folder).method, branch, part).eval()
+    chosen = branch_of(trained_method(recipe, folder).method, branch, part)
+    return merge_lora(chosen).eval()

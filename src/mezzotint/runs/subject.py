@@ -258,6 +258,9 @@ def _of_run(folder: Path, overrides: Sequence[str]) -> Subject:
         encoder = load_branch(folder, Recipe.build(config, data), *network)
 
     def untrained(seed: int) -> Encoder:
+        made = untrained_of(encoder) if network == ("online", "backbone") else None
+        if made is not None and "mup" not in config:  # roles follow from the method too
+            return made(seed).eval()
         fresh = config | {"run": config["run"] | {"seed": seed}}
         # Weights that training started from are trained ones.
         for section, key in (("encoder", "pretrained_path"), ("method", "init")):

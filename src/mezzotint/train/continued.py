@@ -24,7 +24,8 @@ import torch
 from mezzotint import dist
 from mezzotint.data.source import Source, Task, first_classification
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.saving import load_encoder, save_encoder
+from mezzotint.encoders.lora import merge_lora
+from mezzotint.encoders.saving import load_encoder, save_encoder, take_structure
 from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
@@ -32,6 +33,7 @@ from mezzotint.evaluation.metrics import Accuracy
 from mezzotint.evaluation.results import paired
 from mezzotint.files import require_seal, write_json
 from mezzotint.recipe.recipe import Recipe
+from mezzotint.recipe.schema import RecipeError, resolve
 from mezzotint.seeding import sample_order
 from mezzotint.train.init import frozen_modules
 from mezzotint.types import Features
@@ -83,21 +85,33 @@ class StartOutcome:
         return f"encoder: trained, {measured}"
 
 
-def begin(recipe: Recipe, *, fresh: bool) -> None:
+def begin(recipe: Recipe) -> None:
     """Load the start of a recipe with `init` into its method, and freeze what does not learn.
 
     Args:
         recipe: a freshly built one; without `init` nothing happens.
-        fresh: false for a run that goes on from its checkpoint, whose start is not read again.
 
     Raises:
         ValueError: for a start that cannot be used.
     """
-    if recipe.init is None:
-        return
-    if fresh:
+    if recipe.init is not None:
         recipe.run = copy.copy(recipe.run)
         recipe.run.notes = (*recipe.run.notes, *recipe.init.load(recipe.method))
+        recipe.init.prepare(recipe.method)
+
+
+def go_on(recipe: Recipe, folder: Path) -> None:
+    """Give the method of a recipe with `init` the structure that the checkpoints of its run have.
+
+    Args:
+        recipe: a freshly built one; without `init` nothing happens.
+        folder: directory of the run, whose `start/` is read and not the path in the recipe; without
+            one, as in a bundle that was moved, the encoder is as the recipe makes it.
+    """
+    if recipe.init is None:
+        return
+    if (folder / START).is_dir():
+        take_structure(recipe.encoder, load_like(recipe.encoder, folder / START))
     recipe.init.prepare(recipe.method)
 
 
@@ -118,10 +132,13 @@ def set_modes(recipe: Recipe, step: int) -> None:
     init, method = recipe.init, recipe.method
     if init is None or not (init.warmup_steps or init.freeze_blocks):
         return
+    learns = step >= init.warmup_steps
+    stem = next(m for m in recipe.encoder.modules() if m._parameters)
+    if (recipe.encoder.training, stem.training) == (learns, learns and not init.freeze_blocks):
+        return  # as in the step before
     method.train()
     for encoder in (m for m in method.modules() if isinstance(m, Encoder)):
-        if step < init.warmup_steps:
-            encoder.eval()
+        encoder.train(learns)
         for module in frozen_modules(encoder, init.freeze_blocks):
             module.eval()
 
@@ -143,19 +160,34 @@ def hand_over(recipe: Recipe, folder: Path, progress: str = "bar") -> None:
     """
     if recipe.init is None:
         return
-    start, trained = load_encoder(folder / START), load_encoder(folder / "encoder")
+    start, trained = (load_like(recipe.encoder, folder / name) for name in (START, "encoder"))
     outcome = compare(start, trained, recipe.data)
     if recipe.init.keep == "better" and outcome.task and outcome.high < 0.0:
         outcome = StartOutcome(**{**asdict(outcome), "kept": "start"})
     if not dist.is_main():
         return
-    write_json(folder / _OUTCOME, asdict(outcome), sealed=True)
     if outcome.kept == "start":
         _swap(folder)
+    # Last, so that no file says that the start was kept before it is there.
+    write_json(folder / _OUTCOME, asdict(outcome), sealed=True)
     if progress == "json":
         print(json.dumps(asdict(outcome)), flush=True)
     elif progress == "bar":
         print(outcome, file=sys.stderr)
+
+
+def load_like(encoder: Encoder, path: Path) -> Encoder:
+    """Load an encoder of a run while its method is at hand, which may be of the user's own class.
+
+    Args:
+        encoder: the run's encoder, which is left as it is.
+        path: directory with the weights.
+    """
+    try:
+        resolve(encoder.config, "Encoder", "encoder")
+    except RecipeError:  # only the object itself can be made again
+        return load_encoder(path, model=copy.deepcopy(merge_lora(encoder)))
+    return load_encoder(path)
 
 
 def read_outcome(run: Path) -> StartOutcome | None:

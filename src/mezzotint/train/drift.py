@@ -16,10 +16,9 @@ from torch.nn.functional import cosine_similarity
 
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.label_free import rankme
-from mezzotint.train.continued import START
+from mezzotint.train.continued import START, load_like
 
 LEAST_RANK = 0.8
 """Below this fraction of the start's effective rank, a run warns."""
@@ -41,7 +40,7 @@ class Drift:
         """Return the metrics of this module; nothing for features that are not finite."""
         if self._start is None:
             # Read again, and not kept from the first step, so that a resumed run has it too.
-            self._start = self._features(load_encoder(run / START))
+            self._start = self._features(load_like(encoder, run / START))
         now = self._features(encoder)
         if not bool(now.isfinite().all()):
             return {}  # the guard decides what becomes of a run that diverges

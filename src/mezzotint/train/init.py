@@ -25,14 +25,12 @@ from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.lora import LoRA
-from mezzotint.encoders.saving import load_encoder
+from mezzotint.encoders.saving import load_encoder, take_structure
 from mezzotint.encoders.vit import ViT
 from mezzotint.interop.adapt import cuts_positions, for_channels, for_grid
 from mezzotint.interop.load import load_checkpoint
 from mezzotint.methods.method import Method
 from mezzotint.optim.groups import depths_of
-from mezzotint.optim.mup.method import restore_roles, roles_of
-from mezzotint.quant.convert import make_encoder_quantizable
 from mezzotint.recipe.component import Component
 from mezzotint.recipe.phases import LEARNING_ONLY
 from mezzotint.recipe.schema import RecipeError
@@ -160,10 +158,7 @@ def _load_encoder(encoder: Encoder, path: Path) -> str:
         )
     saved = load_encoder(path)
     _require_same(encoder, saved, path)
-    if (policy := getattr(saved, "quantization", None)) is not None:
-        make_encoder_quantizable(encoder, policy)
-    if (roles := roles_of(saved)) is not None:
-        restore_roles(encoder, roles)
+    take_structure(encoder, saved)
     tensors, adapted = _adapted(encoder, saved)
     encoder.load_state_dict(encoder.state_dict() | tensors)  # ranges at low bits may be new
     if saved.input.shape[0] == encoder.input.shape[0]:
@@ -179,13 +174,29 @@ def _require_same(encoder: Encoder, saved: Encoder, path: Path) -> None:
             f"`init.path` {str(path)!r} is an encoder of {saved.input.modality}, and `data` has "
             f"{encoder.input.modality}. Choose a start for this data."
         )
+    require_same_network(
+        encoder,
+        saved,
+        f"`init.path`: the encoder of `{path}`",
+        "`mezzotint pretrain RECIPE --init PATH` takes the encoder section from the start.",
+    )
+
+
+def require_same_network(encoder: Encoder, saved: Encoder, which: str, remedy: str) -> None:
+    """Refuse a saved encoder whose keys differ from the recipe's, but in how it is trained.
+
+    Args:
+        encoder: the recipe's.
+        saved: the one that was loaded.
+        which: what it is, at the start of the message.
+        remedy: what to do, at its end.
+    """
     keys = (saved.config.keys() | encoder.config.keys()) - set(LEARNING_ONLY["encoder"])
     for name in sorted(keys, key=lambda key: (key != "kind", key)):
         if saved.config.get(name) != encoder.config.get(name):
             raise RecipeError(
-                f"`init.path` {str(path)!r} has encoder.{name} {saved.config.get(name)!r}, and the "
-                f"recipe {encoder.config.get(name)!r}. `mezzotint pretrain RECIPE --init PATH` "
-                "takes the encoder section from the start."
+                f"{which} has {name} {saved.config.get(name)!r}, and the recipe's has "
+                f"{encoder.config.get(name)!r}. {remedy}"
             )
 
 

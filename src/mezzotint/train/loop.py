@@ -70,7 +70,7 @@ def pretrain(
             first step.
     """
     device = recipe.run.compute.torch_device()
-    continued.begin(recipe, fresh=not resume)
+    continued.go_on(recipe, Path(str(out))) if resume else continued.begin(recipe)
     with ExitStack() as stack:
         stack.enter_context(dist.process_group(device))
         folder = Path(dist.broadcast_object(str(out or rundir.default_directory("run"))))

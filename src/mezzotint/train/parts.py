@@ -23,10 +23,11 @@ from mezzotint.encoders.saving import load_encoder
 from mezzotint.interop.load import load_checkpoint
 from mezzotint.methods.method import Method
 from mezzotint.methods.supervised import start_from
-from mezzotint.recipe.phases import LEARNING_ONLY, is_path
+from mezzotint.recipe.phases import is_path
 from mezzotint.recipe.recipe import Plan, Recipe
 from mezzotint.recipe.schema import FAMILIES, RecipeError, construct, nearest
 from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.train.init import require_same_network
 
 
 @dataclass(frozen=True)
@@ -239,13 +240,10 @@ def _from_path(module: nn.Module, part: str, path: Path, key: str) -> str:
 
 def _start_from(encoder: Encoder, path: Path, key: str) -> None:
     """Load a saved encoder, if it is the same network."""
-    saved = load_encoder(path).config
-    keys = (saved.keys() | encoder.config.keys()) - set(LEARNING_ONLY["encoder"])
-    for name in sorted(keys, key=lambda key: (key != "kind", key)):
-        if saved.get(name) != encoder.config.get(name):
-            raise RecipeError(
-                f"`{key}`: the encoder of `{path}` has {name} {saved.get(name)!r}, and the "
-                f"recipe's has {encoder.config.get(name)!r}. Copy the encoder section of its "
-                "encoder.json into the recipe."
-            )
+    require_same_network(
+        encoder,
+        load_encoder(path),
+        f"`{key}`: the encoder of `{path}`",
+        "Copy the encoder section of its encoder.json into the recipe.",
+    )
     start_from(encoder, str(path))

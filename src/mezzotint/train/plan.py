@@ -118,7 +118,11 @@ def _has_checkpoint(folder: Path) -> bool:
 
 def _publish(last: Path, out: Path) -> None:
     """Copy what evaluation and report read to the top of the run."""
-    for name, writing in (("metrics.jsonl", replacing), ("environment.json", sealing)):
-        with writing(out / name) as temporary:
-            shutil.copyfile(last / name, temporary)
-    shutil.copytree(last / "encoder", out / "encoder", dirs_exist_ok=True)
+    files = {"metrics.jsonl": replacing, "environment.json": sealing, "start.json": sealing}
+    for name, writing in files.items():
+        if (last / name).is_file():
+            with writing(out / name) as temporary:
+                shutil.copyfile(last / name, temporary)
+    for name in ("encoder", "start", "encoder_trained"):
+        if (last / name).is_dir():
+            shutil.copytree(last / name, out / name, dirs_exist_ok=True)

@@ -89,7 +89,10 @@ def replay(folder: str) -> Replay:
     # One process runs it; hooks would break up a compiled graph, whose steps are the same.
     compute = {**config["compute"], "compile": False, "sharding": "none"}
     recipe.run = construct({**config, "compute": compute}, "Run", {})
-    continued.begin(recipe, fresh=not bundle.has_checkpoint)
+    if bundle.has_checkpoint:
+        continued.go_on(recipe, bundle.folder.parent.parent)  # the run
+    else:
+        continued.begin(recipe)
     trainer = Trainer(recipe, recipe.run.compute.torch_device())
     if bundle.has_checkpoint:
         trainer.state.restore(CheckpointStore(bundle.folder / "checkpoints"))

@@ -1,30 +1,16 @@
 """Read audio from shards: tar files on a disk or at a URL; `mezzotint shard` writes them."""
 
 import os
-from collections.abc import Sequence
-from typing import Any, ClassVar
-
-import numpy as np
-import numpy.typing as npt
 
 from mezzotint.data.audio.folder import AudioFolder, FrontEnd
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS
 from mezzotint.data.formats.shards import read_index
 from mezzotint.data.listing.file_list import ListParts
 from mezzotint.data.listing.lists import ListedFile
-from mezzotint.data.listing.sharded import (
-    all_of,
-    content_of,
-    order_of,
-    restore,
-    show,
-    stored,
-    tasks_of,
-)
-from mezzotint.data.source import Source, Task
+from mezzotint.data.listing.sharded import Sharded
 
 
-class AudioShards(AudioFolder):
+class AudioShards(Sharded, AudioFolder):
     """Read audio files from shards as log-mel spectrograms.
 
     Samples are as those of `audio_folder`. The classes, splits and samples that stay together are
@@ -47,9 +33,6 @@ class AudioShards(AudioFolder):
             file can be read.
     """
 
-    opens: ClassVar[frozenset[str]] = frozenset()
-    opens_one: ClassVar[frozenset[str]] = frozenset()
-
     def __init__(
         self,
         *,
@@ -70,19 +53,10 @@ class AudioShards(AudioFolder):
         self.index = read_index(os.fspath(root), AUDIO_EXTENSIONS, "audio")
         nothing = ListParts([], [], None)
         self._open(os.fspath(root), nothing, None, front_end, seconds, "middle", mean, std)
-        self.weighting = order_of(self, window)
+        self.weighting = self.order(window)
 
     def _use(self, own: list[ListedFile], scored: list[ListedFile], table: str | None) -> None:
-        show(self, self.index.splits[0][1])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return stored(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        restore(self, state)
-
-    def _file(self, index: int) -> bytes:
-        return content_of(self, index)
+        self.show(self.index.splits[0][1])
 
     def _start_of(self, index: int) -> float | None:
         return None
@@ -90,12 +64,3 @@ class AudioShards(AudioFolder):
     def _labels_of(self, index: int) -> tuple[int, ...]:
         label = int(self.labels[index])
         return (label,) if label >= 0 else ()
-
-    def fingerprint(self) -> str:
-        return self.index.fingerprint
-
-    def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        return tasks_of(self)
-
-    def everything(self) -> tuple[Source, npt.NDArray[np.str_]]:
-        return all_of(self, Source.everything(self))

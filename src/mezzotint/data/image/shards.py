@@ -1,11 +1,6 @@
 """Read images from shards: tar files on a disk or at a URL; `mezzotint shard` writes them."""
 
 import os
-from collections.abc import Sequence
-from typing import Any, ClassVar
-
-import numpy as np
-import numpy.typing as npt
 
 from mezzotint.data.formats.shards import read_index
 from mezzotint.data.image.folder import (
@@ -15,20 +10,11 @@ from mezzotint.data.image.folder import (
     input_of,
 )
 from mezzotint.data.listing.folder import EXTENSIONS
-from mezzotint.data.listing.sharded import (
-    all_of,
-    content_of,
-    order_of,
-    restore,
-    show,
-    stored,
-    tasks_of,
-)
-from mezzotint.data.source import Source, Task
+from mezzotint.data.listing.sharded import Sharded
 from mezzotint.types import Interpolation
 
 
-class ImageShards(ImageFolder):
+class ImageShards(Sharded, ImageFolder):
     """Read images from shards.
 
     Samples are as those of `image_folder`. The classes, splits and samples that stay together are
@@ -49,9 +35,6 @@ class ImageShards(ImageFolder):
         ValueError: when there are no shards, or an archive or the index is damaged or unsafe.
     """
 
-    opens: ClassVar[frozenset[str]] = frozenset()
-    opens_one: ClassVar[frozenset[str]] = frozenset()
-
     def __init__(
         self,
         *,
@@ -67,23 +50,5 @@ class ImageShards(ImageFolder):
         self.root, self.size, self.holdout = os.fspath(root), size, holdout
         self.max_pixels, self.input = max_pixels, input_of(size)
         self.index = read_index(self.root, EXTENSIONS, "image")
-        show(self, self.index.splits[0][1])
-        self.weighting = order_of(self, window)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return stored(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        restore(self, state)
-
-    def _file(self, index: int) -> bytes:
-        return content_of(self, index)
-
-    def fingerprint(self) -> str:
-        return self.index.fingerprint
-
-    def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        return tasks_of(self)
-
-    def everything(self) -> tuple[Source, npt.NDArray[np.str_]]:
-        return all_of(self, Source.everything(self))
+        self.show(self.index.splits[0][1])
+        self.weighting = self.order(window)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,117 +10,99 @@ import numpy.typing as npt
 from mezzotint.data.balance import EpochOrder
 from mezzotint.data.formats.shards import DamagedShards, ShardIndex, ShardOrder
 from mezzotint.data.listing.sampling import held_out
-from mezzotint.data.source import Source, Task, label_tasks
+from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.types import Unreadable
 
 
-class Sharded(Protocol):
-    """A source of shards.
+class Sharded(Source, abstract=True):
+    """A source of shards; what a file holds is for the class that inherits this and a source.
 
     Attributes:
         index: of the shards.
         holdout: fraction of each class to score, if the shards have no split for it.
-        labels: int64 `[N]` of the samples that are shown.
     """
 
+    opens: ClassVar[frozenset[str]] = frozenset()
+    opens_one: ClassVar[frozenset[str]] = frozenset()
     index: ShardIndex
     holdout: float
-    labels: Any
-    classes: Any
-    groups: Any
+    labels: Index
     _paths: Any
 
-    def __len__(self) -> int: ...
+    def show(self, count: int) -> None:
+        """Have the first samples of the shards."""
+        self.classes = list(self.index.classes)
+        self._paths = self.index.ids(count)
+        self.labels = np.asarray(self.index.columns["label"])[:count]
+        self.groups = np.asarray(self.index.columns["group"])[:count]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """State for a spawned worker, which makes the rest again."""
+        derived = ("_paths", "labels", "groups")
+        state = {name: value for name, value in vars(self).items() if name not in derived}
+        return {**state, "_count": len(self)}
 
-S = TypeVar("S", bound=Sharded)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        count = state.pop("_count")
+        vars(self).update(state)
+        self.show(count)
 
+    def order(self, window: int | None) -> EpochOrder | None:
+        """Return the order of an epoch with windows; `None` to shuffle all samples together.
 
-def show(source: Sharded, count: int) -> None:
-    """Let a source have the first samples of its shards."""
-    index = source.index
-    source.classes = list(index.classes)
-    source._paths = index.ids(count)
-    source.labels = np.asarray(index.columns["label"])[:count]
-    source.groups = np.asarray(index.columns["group"])[:count]
+        Raises:
+            ValueError: for a window below 1.
+        """
+        if window is None:
+            return None
+        if window < 1:
+            raise ValueError(
+                "`data.window` must be at least 1, or null to shuffle all samples together, got "
+                f"{window}. Try 10000."
+            )
+        return ShardOrder(self.index.firsts, len(self), window)
 
+    def _file(self, index: int) -> bytes:
+        """Read the bytes of a sample.
 
-def stored(source: Sharded) -> dict[str, Any]:
-    """Return the state of a source for a spawned worker, which makes the rest by `restore`."""
-    derived = ("_paths", "labels", "groups")
-    state = {name: value for name, value in vars(source).items() if name not in derived}
-    return {**state, "_count": len(source)}
+        Raises:
+            Unreadable: when its shard is missing, or its bytes changed.
+        """
+        try:
+            return self.index.read(index)
+        except (OSError, DamagedShards) as error:
+            raise Unreadable(self._paths[index], f"missing: {error}") from None
 
+    def fingerprint(self) -> str:
+        return self.index.fingerprint
 
-def restore(source: Sharded, state: dict[str, Any]) -> None:
-    """Fill a source from what `stored` returned."""
-    count = state.pop("_count")
-    vars(source).update(state)
-    show(source, count)
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """Return training and scored samples, and the task; none with fewer than two classes.
 
+        Samples without a split of their own that were held out when the shards were written stay
+        so.
+        """
+        index, trained = self.index, len(self)
+        if len(index.classes) < 2:
+            return self, []
+        if len(index.splits) == 1:
+            chosen = np.asarray(index.columns["scored"][:trained], np.bool_)
+            if not chosen.any():
+                chosen = held_out(self.labels, self.holdout, "label", self.groups)
+            return self, label_tasks("label/holdout", self.labels, chosen, self.classes)
+        name, size = index.splits[1]
+        both = copy.copy(self)
+        both.show(trained + size)
+        test = np.arange(len(both)) >= trained
+        return both, label_tasks(f"label/{name}", both.labels, test, self.classes)
 
-def order_of(source: Sharded, window: int | None) -> EpochOrder | None:
-    """Return the order of an epoch with windows; `None` to shuffle all samples together.
-
-    Raises:
-        ValueError: for a window below 1.
-    """
-    if window is None:
-        return None
-    if window < 1:
-        raise ValueError(
-            f"`data.window` must be at least 1, or null to shuffle all samples together, got "
-            f"{window}. Try 10000."
-        )
-    return ShardOrder(source.index.firsts, len(source), window)
-
-
-def content_of(source: Sharded, index: int) -> bytes:
-    """Read the bytes of a sample.
-
-    Raises:
-        Unreadable: when its shard is missing, or its bytes changed.
-    """
-    try:
-        return source.index.read(index)
-    except (OSError, DamagedShards) as error:
-        raise Unreadable(source._paths[index], f"missing: {error}") from None
-
-
-def tasks_of(source: S) -> tuple[S, Sequence[Task]]:
-    """Return training and scored samples, and the task; with fewer than two classes there is none.
-
-    Samples without a split of their own that were held out when the shards were written stay so.
-    """
-    index, trained = source.index, len(source)
-    if len(index.classes) < 2:
-        return source, []
-    if len(index.splits) == 1:
-        chosen = np.asarray(index.columns["scored"][:trained], np.bool_)
-        if not chosen.any():
-            chosen = held_out(source.labels, source.holdout, "label", source.groups)
-        return source, label_tasks("label/holdout", source.labels, chosen, source.classes)
-    name, size = index.splits[1]
-    both = copy.copy(source)
-    show(both, trained + size)
-    test = np.arange(len(both)) >= trained
-    return both, label_tasks(f"label/{name}", both.labels, test, source.classes)
-
-
-def all_of(
-    source: S, found: tuple[Source, npt.NDArray[np.str_]]
-) -> tuple[Source | S, npt.NDArray[np.str_]]:
-    """Add the samples of splits that are neither trained on nor scored.
-
-    Args:
-        source: the source.
-        found: training and scored samples, and their splits.
-    """
-    samples, split = found
-    if len(samples) == len(source.index):
-        return samples, split
-    whole = copy.copy(source)
-    show(whole, len(source.index))
-    names, sizes = zip(*source.index.splits, strict=True)
-    rest = np.repeat(np.array(names, np.str_), sizes)[len(samples) :]
-    return whole, np.concatenate([split, rest])
+    def everything(self) -> tuple[Source, npt.NDArray[np.str_]]:
+        """Add the samples of splits that are neither trained on nor scored."""
+        samples, split = Source.everything(self)
+        if len(samples) == len(self.index):
+            return samples, split
+        whole = copy.copy(self)
+        whole.show(len(self.index))
+        names, sizes = zip(*self.index.splits, strict=True)
+        rest = np.repeat(np.array(names, np.str_), sizes)[len(samples) :]
+        return whole, np.concatenate([split, rest])
