@@ -158,6 +158,8 @@ def test_pickles_that_need_code_are_refused(
     "content, message",
     [
         (b"", "is not a readable torch checkpoint"),
+        (b"a,b\n", "is not a readable torch checkpoint"),
+        (b'{"a": 1}', "not a readable torch checkpoint|more than tensors"),
         (b"not a checkpoint at all", "not a readable torch checkpoint|more than tensors"),
     ],
 )

@@ -103,7 +103,7 @@ def test_what_cannot_be_a_start_is_refused(run: Path, tmp_path: Path) -> None:
         load(run, encoder={"kind": "resnet18", "stem": "small", "width": 4})
     series = tmp_path / "series"
     save_encoder(_of_series(), series)
-    with pytest.raises(RecipeError, match="is an encoder of series, and `data` has image"):
+    with pytest.raises(RecipeError, match="is an encoder of time series, and `data` has images"):
         load(series)
     (tmp_path / "odd.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="is not a readable safetensors file"):

@@ -30,6 +30,7 @@ from mezzotint.encoders.vit import ViT
 from mezzotint.interop.adapt import cuts_positions, for_channels, for_grid
 from mezzotint.interop.load import load_checkpoint
 from mezzotint.methods.method import Method
+from mezzotint.modality.modality import modality_of
 from mezzotint.optim.groups import depths_of
 from mezzotint.recipe.component import Component
 from mezzotint.recipe.phases import LEARNING_ONLY
@@ -171,8 +172,8 @@ def _load_encoder(encoder: Encoder, path: Path) -> str:
 def _require_same(encoder: Encoder, saved: Encoder, path: Path) -> None:
     if saved.input.modality != encoder.input.modality:
         raise RecipeError(
-            f"`init.path` {str(path)!r} is an encoder of {saved.input.modality}, and `data` has "
-            f"{encoder.input.modality}. Choose a start for this data."
+            f"`init.path` {str(path)!r} is an encoder of {modality_of(saved.input).plural}, and "
+            f"`data` has {modality_of(encoder.input).plural}. Choose a start for this data."
         )
     require_same_network(
         encoder,
