@@ -22,7 +22,8 @@ BUILD = "import sys; from setuptools import build_meta as b; print(b.build_{}(sy
 USE = """
 import mezzotint, sys
 from mezzotint.data.image.embedded import EmbeddedImages
-from mezzotint.recipe.recipe import read_recipe, shipped
+from mezzotint.recipe.reading import shipped
+from mezzotint.recipe.recipe import read_recipe
 assert mezzotint.__file__.startswith(sys.prefix), mezzotint.__file__
 print(len([read_recipe(name) for name in shipped()]), len(EmbeddedImages()))
 """
