@@ -1,6 +1,9 @@
 """The data classes that all packages exchange."""
 
+import json
+import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +29,38 @@ def test_floats_are_stored_as_they_are() -> None:
 def test_statistics_must_have_a_value_for_each_channel() -> None:
     with pytest.raises(ValueError, match="`mean` and `std` must have 3 values .* got 1 and 3"):
         Input((3, 8, 8), (0.5,), (0.5,) * 3)
+
+
+def test_an_input_with_a_range_is_described_and_read_back() -> None:
+    input = Input(
+        (2, 8, 8), (0.4, 0.5), (0.2, 0.1), dtype="uint16", bits=12, channels=("red", "near IR"),
+        range=((0.0, 4095.0), (-5.0, 1000.0)),
+    )  # fmt: skip
+    stated = json.loads(json.dumps(input.described()))
+    assert stated["range"] == [[0.0, 4095.0], [-5.0, 1000.0]] and "(high - low)" in stated["values"]
+    assert Input.of(stated) == input
+    eight_bits = Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3).described()
+    assert eight_bits["values"] == "uint8 / 255, then (x - mean) / std" and not eight_bits["range"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"range": ((0.0, 1.0),)}, "`range` must have 2 entries"),
+        ({"channels": ("red",)}, "`channels` must have 2 entries"),
+        ({"range": ((0.0, 1.0), (3.0, 3.0))}, "a finite low and a larger high"),
+        ({"range": ((0.0, 1.0), (0.0, math.inf))}, "a finite low and a larger high"),
+        ({"range": ((0.0, 1.0), (math.nan, 1.0))}, "a finite low and a larger high"),
+    ],
+)
+def test_a_range_and_names_have_an_entry_for_each_channel(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Input((2, 8, 8), (0.5,) * 2, (0.5,) * 2, **given)
+
+
+def test_only_images_have_a_range() -> None:
+    with pytest.raises(ValueError, match="Only images have .* ranges, got time series"):
+        Input((2, 8), (0.5,) * 2, (0.5,) * 2, "series", range=((0.0, 1.0),) * 2)
 
 
 def test_micro_batches_are_consecutive_rows_of_everything() -> None:

@@ -1,7 +1,7 @@
 """The few data classes that all packages exchange."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
@@ -66,12 +66,20 @@ class Input:
         shape: shape of one sample, without the batch: `(C, H, W)` for images, `(1, mels, frames)`
             for audio, `(3, N)` for points, `(C, T)` for series, `(F,)` for tables, `(L,)` for
             tokens, `(4, H, W)` for images with text, whose tokens are the last channel.
-        mean: mean of each channel: of values in [0, 1] for uint8 samples, of the values themselves
-            for all others; empty for tokens, which are not normalized.
+        mean: mean of each channel: of values in [0, 1] for uint8 samples and for images that were
+            mapped by `range`, of the values themselves for all others; empty for tokens, which are
+            not normalized.
         std: standard deviation of each channel, likewise.
         modality: name of a file in `mezzotint.modality`.
         vocabulary: number of token ids, `PADDING` and `MASK` among them.
         text: number of tokens of an image with text.
+        dtype: type of the values in the files, such as `uint16` or `float32`; empty for images of
+            8-bit RGB and for other modalities.
+        bits: bits of an integer in the files, such as 12 of a camera that stores them in `uint16`;
+            0 for floats, and where `dtype` is empty.
+        channels: name of each channel; empty where they have none.
+        range: low and high of each channel: the stored values that become 0 and 1. Sources map and
+            clip by it, so samples are float32 in [0, 1]. Empty where `dtype` is.
 
     Raises:
         ValueError: when the modality is unknown, or cannot have this shape and normalization.
@@ -83,9 +91,28 @@ class Input:
     modality: str = "image"
     vocabulary: int = 0
     text: int = 0
+    dtype: str = ""
+    bits: int = 0
+    channels: tuple[str, ...] = ()
+    range: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         modality_of(self).check(self)
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> "Input":
+        """Make the input that `described` described; keys of other versions are left out."""
+        known = {key.name for key in fields(cls)}
+        return cls(**{key: _as_tuple(v) for key, v in description.items() if key in known})
+
+    def described(self) -> dict[str, Any]:
+        """Describe shape and normalization as plain data, for whoever serves an encoder.
+
+        The key `values` says in words how stored values become what the network takes.
+        """
+        mapped = "clip((x - low) / (high - low), 0, 1) by the range of its channel, then "
+        how = f"{mapped}(x - mean) / std" if self.range else modality_of(self).values
+        return asdict(self) | {"values": how}
 
     def as_float(self, x: Tensor) -> Tensor:
         """Convert stored values to floats: uint8 to [0, 1], others as they are; token ids stay."""
@@ -98,6 +125,11 @@ class Input:
     def prepare(self, x: Tensor) -> Tensor:
         """Turn stored samples `[B, *sizes]` into what an encoder takes: floats, normalized."""
         return self.normalize(self.as_float(x))
+
+
+def _as_tuple(value: Any) -> Any:
+    """Turn lists, at any depth, into tuples."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)

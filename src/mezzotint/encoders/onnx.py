@@ -192,12 +192,7 @@ def stated_input(metadata: Mapping[str, str]) -> Input | None:
     """Read the input that the metadata of an exported file state; `None` without it."""
     if "input" not in metadata:
         return None
-    found: dict[str, Any] = json.loads(metadata["input"])
-    keys = {field.name for field in dataclasses.fields(Input)}
-    given: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in keys
-    }
-    return Input(**given)
+    return Input.of(json.loads(metadata["input"]))
 
 
 def _input_of(

@@ -12,7 +12,6 @@ quantized weight has `NAME.codes` (uint8, see `mezzotint.quant.packing`) and `NA
 one per channel or group); all other tensors have their own names.
 """
 
-import dataclasses
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -92,8 +91,7 @@ def describe(encoder: Encoder, made_by: Mapping[str, Any] | None = None) -> dict
         "encoder": {k: v for k, v in encoder.config.items() if k != "pretrained_path"},
         "quantization": getattr(encoder, "quantization", None),
         "dim": encoder.dim,
-        "input": dataclasses.asdict(encoder.input)
-        | {"values": "uint8 / 255, then (x - mean) / std"},
+        "input": encoder.input.described(),
         "preprocessing": _portable(encoder.preprocessing),
         "made_by": dict(made_by or {}),
         **({} if roles is None else {"mup": roles}),
@@ -134,15 +132,14 @@ def restored(preprocessing: Mapping[str, Any] | None, folder: Path) -> dict[str,
 
 def encoder_of(description: Mapping[str, Any]) -> Encoder:
     """Build an encoder from its description, with initial weights and without quantizers."""
-    stated = {k: v for k, v in description["input"].items() if k != "values"}
-    stated = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
+    input = Input.of(description["input"])
     try:
         config = resolve(description["encoder"], "Encoder", "encoder")
     except RecipeError as error:
         raise ValueError(
             f"{error} A class of your own is made again in Python: load_encoder(path, model=…)."
         ) from error
-    built: Encoder = construct(config, "Encoder", {"Encoder": (Input(**stated),)})
+    built: Encoder = construct(config, "Encoder", {"Encoder": (input,)})
     if "mup" in description:
         restore_roles(built, description["mup"])
     elif ((description.get("made_by") or {}).get("recipe") or {}).get("mup"):

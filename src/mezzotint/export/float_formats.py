@@ -1,6 +1,5 @@
 """Write fp32 encoders as ONNX, torch.export, and state dicts of timm and torchvision."""
 
-import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -52,7 +51,7 @@ def write_onnx(encoder: Encoder, path: Path) -> None:
         *model.graph.value_info,
     ):
         del part.metadata_props[:]  # stack traces with paths of the exporting machine
-    description = json.dumps(_describe_input(encoder))
+    description = json.dumps(encoder.input.described())
     stated = {"mezzotint": __version__, "input": description}
     if encoder.preprocessing:
         stated["preprocessing"] = json.dumps(encoder.preprocessing)
@@ -218,7 +217,7 @@ def write_torchvision(encoder: Encoder, folder: Path) -> tuple[Path, ...]:
         {
             "architecture": name,
             "classifier": "fc = Identity()",
-            "input": _describe_input(encoder),
+            "input": encoder.input.described(),
             "mezzotint": __version__,
         },
     )
@@ -241,11 +240,6 @@ def open_torchvision(folder: Path) -> Function:
 def _save_state(network: nn.Module, path: Path) -> None:
     state = network.state_dict()
     save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, path)
-
-
-def _describe_input(encoder: Encoder) -> dict[str, Any]:
-    """Describe the shape and normalization of the input for whoever serves the encoder."""
-    return dataclasses.asdict(encoder.input) | {"values": "uint8 / 255, then (x - mean) / std"}
 
 
 def _shared_name(encoder: Encoder, library: str) -> str:

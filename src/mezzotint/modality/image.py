@@ -1,4 +1,4 @@
-"""Images: uint8 pixels `[C, H, W]`."""
+"""Images `[C, H, W]`: uint8 pixels, or floats in [0, 1] that a range was mapped to."""
 
 import math
 from typing import TYPE_CHECKING
@@ -101,6 +101,7 @@ class ImageModality(Modality):
     axes = ("channels", "height", "width")
     is_picture = True
     thumbnails = True
+    values = "uint8 / 255, then (x - mean) / std"
     handmade = "color statistics by area and gradient orientations"
     recipe = "image/folder_simclr"
     large_recipe = "image/folder_simclr_large"
@@ -118,6 +119,21 @@ class ImageModality(Modality):
         patches={"patch": 2},
         transforms=[{"kind": "randomized_quantization", "bins": 4, "p": 0.5}],
     )
+
+    def check(self, input: "Input") -> None:
+        """Also refuse names and ranges that do not have one entry a channel, and empty ranges."""
+        super().check(input)
+        for key, value in (("channels", input.channels), ("range", input.range)):
+            if value and len(value) != input.shape[0]:
+                raise ValueError(
+                    f"`{key}` must have {input.shape[0]} entries for images of shape "
+                    f"{input.shape}, got {len(value)}."
+                )
+        if not all(math.isfinite(low) and low < high < math.inf for low, high in input.range):
+            raise ValueError(
+                "`range` must be a finite low and a larger high for each channel, got "
+                f"{[list(ends) for ends in input.range]}."
+            )
 
     def patches(self, input: "Input", dim: int, size: PatchSize) -> Patches:
         return GridPatches(input.shape, size.sides((16, 16)), dim)

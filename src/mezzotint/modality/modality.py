@@ -60,6 +60,7 @@ class Modality(ABC):
         has_tokens: samples hold token ids, which cannot be mixed or regressed as numbers.
         has_picture: `picture` can draw samples.
         thumbnails: a picture of 32 pixels still shows what a sample is.
+        values: how stored values become what a network takes, in words.
         handmade: what `handmade_features` are, in words; empty without any.
         recipe: shipped recipe for a user's own data of this modality, for a machine without a GPU.
         large_recipe: the same for a GPU, or for a long time; empty if there is none.
@@ -75,6 +76,7 @@ class Modality(ABC):
     has_tokens: ClassVar[bool] = False
     has_picture: ClassVar[bool] = True
     thumbnails: ClassVar[bool] = False
+    values: ClassVar[str] = "(x - mean) / std"
     handmade: ClassVar[str] = ""
     recipe: ClassVar[str]
     large_recipe: ClassVar[str] = ""
@@ -97,6 +99,11 @@ class Modality(ABC):
         if len(input.shape) != len(self.axes):
             raise ValueError(
                 f"The shape of {self.plural} must be ({', '.join(self.axes)}), got {input.shape}."
+            )
+        if not self.is_picture and (input.dtype or input.bits or input.channels or input.range):
+            raise ValueError(
+                f"Only images have stored types, named channels and ranges, got {self.plural}. "
+                "Leave them out."
             )
         channels = self.channels(input)
         if len(input.mean) != channels or len(input.std) != channels:

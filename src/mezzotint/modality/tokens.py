@@ -37,6 +37,7 @@ class TokensModality(Modality):
     plural = "tokens"
     axes = ("length",)
     has_tokens = True
+    values = "token ids, as they are"
     handmade = "frequencies of tokens, pairs and triples"
     recipe = "tokens/folder_simclr"
     large_recipe = "tokens/folder_simclr_large"

@@ -24,6 +24,7 @@ class VideoModality(Modality):
     plural = "videos"
     axes = ("channels", "frames", "height", "width")
     thumbnails = True
+    values = "uint8 / 255, then (x - mean) / std"
     handmade = "color statistics, gradient orientations and differences of frames"
     recipe = "video/folder_simclr"
     large_recipe = "video/folder_simclr_large"
