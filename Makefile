@@ -7,13 +7,13 @@ export PYTHONWARNINGS ?= default
 # Warnings about pip's own code are of no use to anybody here.
 PIP_ENV := PYTHONWARNINGS=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 
-.PHONY: demo locked test test-slow test-gpu soak lint format package bench docs clean browser
+.PHONY: demo locked test test-slow test-gpu soak lint format package bench docs docs-serve clean browser
 
 demo: $(READY)
 	$(BIN)/mezzotint pretrain image/emoji_demo --out runs/demo --overwrite
 	@echo "Open the page in a browser: file://$(CURDIR)/runs/demo/report.html"
 
-test: $(READY) browser lint package
+test: $(READY) browser lint package docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
 
 test-slow: $(READY)
@@ -44,6 +44,14 @@ bench: $(READY)
 	test -d .venv-bench || $(PIP_ENV) $(PYTHON) -m venv .venv-bench
 	$(PIP_ENV) .venv-bench/bin/pip install -qq -c constraints.txt -e '.[bench]'
 	.venv-bench/bin/python benchmarks/run_all.py
+
+# The documentation as a site in build/site, offline: warnings are errors and links are checked.
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Open the documentation in a browser: file://$(CURDIR)/build/site/index.html"
+
+docs-serve: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
 # A browser drives the report's test; where none can be installed, that test is skipped and says so.
 browser:
