@@ -3,7 +3,10 @@
     python scripts/reliability.py                      run all tests of the table
     python scripts/reliability.py --rows 19,25         run those of some rows, keep the others
     python scripts/reliability.py --soak build/soak    take the numbers of a soak in, run nothing
+    python scripts/reliability.py --report junit.xml   take the outcomes of another run of the tests
     python scripts/reliability.py --page               write the page again, run nothing
+
+The report is written by `pytest -o junit_family=xunit1 --junit-xml=junit.xml`.
 
 The table is tests/faults/rows.yaml, the outcomes are tests/faults/outcomes.yaml.
 """
@@ -57,18 +60,23 @@ def run(tests: Sequence[str]) -> dict[str, str]:
             "junit_family=xunit1", f"--junit-xml={report}", *tests,
         ]  # fmt: skip
         subprocess.run(command, cwd=ROOT, check=False)
-        cases = ElementTree.parse(report).iter("testcase")
-        found: dict[str, str] = {}
-        for case in cases:
-            name = f"{case.get('file')}::{str(case.get('name')).partition('[')[0]}"
-            kinds = {child.tag for child in case}
-            now = "passed"
-            if kinds & {"failure", "error"}:
-                now = "failed"
-            elif "skipped" in kinds:
-                now = "skipped"
-            found[name] = max(found.get(name, "skipped"), now, key=_WORSE.index)
+        found = outcomes_of(report)
     return {name: found.get(name, "not run") for name in tests}
+
+
+def outcomes_of(report: Path) -> dict[str, str]:
+    """Read the outcome of each test from a report in JUnit's format (xunit1)."""
+    found: dict[str, str] = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('file')}::{str(case.get('name')).partition('[')[0]}"
+        kinds = {child.tag for child in case}
+        now = "passed"
+        if kinds & {"failure", "error"}:
+            now = "failed"
+        elif "skipped" in kinds:
+            now = "skipped"
+        found[name] = max(found.get(name, "skipped"), now, key=_WORSE.index)
+    return found
 
 
 def soak_of(folder: Path) -> dict[str, Any]:
@@ -120,6 +128,7 @@ def main() -> None:
     """Run what was asked for, and write outcomes and page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", help="numbers of rows, such as 19,25")
+    parser.add_argument("--report", type=Path, help="a report of pytest; runs no tests")
     parser.add_argument("--soak", type=Path, help="the folder of a soak; runs no tests")
     parser.add_argument("--measured", default="", help="a sentence on where the soak ran")
     parser.add_argument("--page", action="store_true", help="write the page, and run no tests")
@@ -133,6 +142,8 @@ def main() -> None:
         stored["soak"] = soak_of(given.soak) | (
             {"measured": given.measured} if given.measured else {}
         )
+    elif given.report is not None:
+        tests |= outcomes_of(given.report)
     elif not given.page:
         chosen = {int(number) for number in given.rows.split(",")} if given.rows else None
         named = [n for row in rows if chosen is None or row["row"] in chosen for n in row["tests"]]

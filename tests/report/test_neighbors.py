@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mezzotint.data.image.arrays import Arrays
 from mezzotint.data.source import Task
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation.features import Extraction, extract_readable
 from mezzotint.report import neighbors
 from mezzotint.report.neighbors import (
     NearestNeighbors,
@@ -34,6 +35,13 @@ class Mean(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * 0.3 * x.mean(dim=(2, 3))[:, :2] + x[:, :2, 0, 0]
+
+
+class Broken(Mean):
+    """Features that are not finite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 0.0
 
 
 @pytest.fixture
@@ -177,10 +185,6 @@ def test_large_data_is_subsampled(source: Arrays, monkeypatch: pytest.MonkeyPatc
 
 
 def test_features_that_are_not_finite_are_not_shown(source: Arrays) -> None:
-    class Broken(Mean):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) / 0.0
-
     assert find_neighbors(Broken(source.input), source) is None
 
 
@@ -191,3 +195,24 @@ def test_queries_are_of_different_classes_and_chosen_by_the_seed_alone(
     assert len(set(rows)) == 6 and {int(nearest.labels[row]) for row in rows[:3]} == {0, 1, 2}
     assert rows == queries_to_show(nearest, 6, 3) != queries_to_show(nearest, 6, 4)
     assert nearest.class_name(0) in ("red", "green", "blue") and nearest.class_name(-1) == ""
+
+
+def test_known_features_are_used_and_only_their_samples(source: Arrays) -> None:
+    encoder = Mean(source.input)
+    everything, [task] = source.evaluation()
+    every = find_neighbors(encoder, source)
+    assert every is not None
+    known = extract_readable(encoder, everything)
+    shuffled = torch.randperm(len(known.x), generator=torch.Generator().manual_seed(0))
+    known = Extraction(known.x[shuffled], known.indices[shuffled])
+    # A broken encoder would be noticed: it is never asked.
+    same = find_neighbors(Broken(source.input), source, known=known)
+    assert same is not None and np.array_equal(same.neighbors, every.neighbors)
+    assert torch.equal(same.features, every.features)
+    part = known.of(torch.from_numpy(np.concatenate([task.train[::2], task.test[:5]])))
+    fewer = find_neighbors(Broken(source.input), source, known=part)
+    assert fewer is not None and fewer.test.tolist() == np.sort(task.test[:5]).tolist()
+    assert set(fewer.neighbors.ravel()) <= set(task.train[::2])
+    # A query without known features is extracted, with all training samples.
+    other = find_neighbors(encoder, source, 0, task.test[4:7], known=part)
+    assert other is not None and np.array_equal(other.neighbors, every.neighbors[4:7])

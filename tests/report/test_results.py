@@ -4,12 +4,9 @@ import pytest
 
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
-from mezzotint.evaluation.results import Baselines, interval, signed
+from mezzotint.evaluation.results import HANDMADE, RAW, UNTRAINED, Baselines, interval, signed
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.report.results import (
-    HANDMADE,
-    RAW,
-    UNTRAINED,
     compare_with_baselines,
     score,
     tables,

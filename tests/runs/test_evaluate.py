@@ -11,12 +11,12 @@ from PIL import Image
 
 from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.evaluation.before_after import read_changes
-from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.evaluation.results import OWN, RAW, UNTRAINED, read_baselines, read_evaluation
 from mezzotint.evaluation.summary import summary
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.report.headline import start_words
 from mezzotint.report.page import write_report
-from mezzotint.runs.evaluate import evaluate
+from mezzotint.runs.evaluate import evaluate, measure_run
 from mezzotint.train.loop import pretrain
 from tests.tiny import config
 from tests.untrained_run import make_run
@@ -52,6 +52,22 @@ def test_a_run_is_evaluated_at_the_bits_of_its_overrides(run: Path) -> None:
     again = evaluate(run, quick).rows
     assert again == [row for row in rows if row.bits.is_float]
     assert read_evaluation(run) == rows, "fewer bits do not delete what was measured"
+
+
+def test_the_report_shows_features_that_the_evaluation_extracted(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = shutil.copytree(run, tmp_path / "one")
+    _, known = measure_run(one)
+    assert set(known) == {OWN, RAW, UNTRAINED}
+    extracted: list[int] = []
+    monkeypatch.setattr("mezzotint.report.neighbors._features", lambda *given: extracted.append(1))
+    again = write_report(one, known=known).read_text(encoding="utf-8")
+    monkeypatch.undo()
+    assert not extracted
+    assert again == write_report(one).read_text(encoding="utf-8")
+    other, known = measure_run(one, data=Recipe.build(config()).data)
+    assert other.rows and not known, "features of other data are not the run's"
 
 
 def test_fewer_probes_keep_what_other_probes_measured(run: Path, tmp_path: Path) -> None:

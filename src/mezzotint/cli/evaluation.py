@@ -75,11 +75,11 @@ def evaluate_run(
 
     folder = results_directory(run)
     with showing(mode, limit_s=limit_s * (1.0 - Budget.page)) as progress:
-        evaluate.evaluate(run, overrides, **options)
+        _, features = evaluate.measure_run(run, overrides, **options)
         if not dist.is_main():
             return
         with part("page"):
-            page = write_report(folder)
+            page = write_report(folder, known=features)
     if progress.left_out:
         words = ", ".join(progress.left_out)
         text = f"left out, to stay within the time of an evaluation: {words}; measure them with "

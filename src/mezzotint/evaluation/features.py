@@ -104,6 +104,12 @@ class Extraction:
     indices: Tensor
     bad: tuple[Unreadable, ...] = ()
 
+    def of(self, indices: Tensor) -> "Extraction":
+        """Return the features of some of these samples, int64 `[N]`, in that order."""
+        order = self.indices.argsort()
+        rows = order[torch.searchsorted(self.indices[order], indices)]
+        return Extraction(self.x[rows], indices)
+
 
 def extract_readable(
     encoder: Encoder,

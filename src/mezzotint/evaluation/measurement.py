@@ -21,6 +21,7 @@ from mezzotint.evaluation.features import (
     extract_readable,
     input_features,
 )
+from mezzotint.evaluation.results import OWN
 from mezzotint.seeding import sample_order
 
 
@@ -52,7 +53,7 @@ class Measurement:
         *,
         most: int | None = None,
     ) -> None:
-        self.encoder, self.source, self.name = encoder, source, "this encoder"
+        self.encoder, self.source, self.name = encoder, source, OWN
         self.reading = dataclasses.replace(reading, kept=reading.kept or Kept())
         self.samples, tasks = source.evaluation()
         self.tasks, self.indices = limited(tasks, len(self.samples), most)

@@ -202,6 +202,11 @@ class Evaluation:
         return replace(self, rows=[row.with_protocol(**changes) for row in self.rows])
 
 
+OWN, RAW, UNTRAINED = "this encoder", "raw input", "untrained encoder"
+HANDMADE = "hand-made features"
+"""Names of what is measured: the encoder and its baselines."""
+
+
 @dataclass(frozen=True)
 class Baselines:
     """The same metrics of the raw input, of untrained encoders (one row per seed), and by hand.

@@ -24,7 +24,7 @@ from mezzotint.evaluation.linear import Head, Linear
 from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.evaluation.protocol import Protocol
-from mezzotint.evaluation.results import Baselines, Evaluation
+from mezzotint.evaluation.results import HANDMADE, RAW, UNTRAINED, Baselines, Evaluation
 from mezzotint.evaluation.retrieval import Retrieval
 from mezzotint.types import Features
 
@@ -71,6 +71,7 @@ def baselines(
     *,
     probes: Sequence[Probe] = DEFAULT_PROBES,
     seeds: int = 3,
+    features: dict[str, Extraction] | None = None,
 ) -> Baselines:
     """Measure the raw input, hand-made features and untrained encoders, which it must beat.
 
@@ -80,33 +81,39 @@ def baselines(
         probes: the same probes as for the encoder.
         seeds: number of untrained encoders; each gives one row per metric with the encoder's seed,
             and a probe with a random part runs once on it.
+        features: filled with the features of the raw input and of the first untrained encoder, if
+            given, by the names of `RAW` and `UNTRAINED`.
     """
     tasks, own = measurement.tasks, _with_rank(probes)
     untrained: list[Row] = []
 
     def add_untrained(seed: int) -> None:
         assert build is not None
-        fresh = measurement.of(build(seed), f"untrained encoder {seed}")
+        fresh = measurement.of(build(seed), f"{UNTRAINED} {seed}")
         rows = evaluate_encoder(fresh, probes=probes, seeds=1).rows
+        if features is not None:
+            features.setdefault(UNTRAINED, fresh.features)
         untrained.extend(dataclasses.replace(row, seed=seed) for row in rows)
 
     raw: list[Row] = []
     handmade: list[Row] = []
     this = measurement.name
     # One untrained encoder first: a page without it could not say what training gained.
-    if build is not None and progress.allows("untrained encoder 0", this):
+    if build is not None and progress.allows(f"{UNTRAINED} 0", this):
         add_untrained(0)
-    if progress.allows("hand-made features", this) and measurement.handmade is not None:
-        with progress.part("hand-made features"):
-            handmade += measure(measurement.handmade, tasks, own, seeds, name="hand-made features")
+    if progress.allows(HANDMADE, this) and measurement.handmade is not None:
+        with progress.part(HANDMADE):
+            handmade += measure(measurement.handmade, tasks, own, seeds, name=HANDMADE)
             handmade += over_folds(handmade)
-    if progress.allows("raw input", this):
-        with progress.part("raw input"):
-            raw += measure(measurement.raw, tasks, own, seeds, name="raw input")
+    if progress.allows(RAW, this):
+        with progress.part(RAW):
+            raw += measure(measurement.raw, tasks, own, seeds, name=RAW)
+            if features is not None:
+                features[RAW] = measurement.raw
             raw += over_folds(raw)
     for seed in range(1, seeds if build is not None else 0):
-        like = "untrained encoder 0" if untrained else this
-        if progress.allows(f"untrained encoder {seed}", like):
+        like = f"{UNTRAINED} 0" if untrained else this
+        if progress.allows(f"{UNTRAINED} {seed}", like):
             add_untrained(seed)
     return Baselines(raw, untrained, handmade)
 

@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation.features import Extraction
 from mezzotint.evaluation.projection import (
     LAYOUTS,
     Layout,
@@ -18,14 +20,14 @@ from mezzotint.evaluation.projection import (
     lay_out_all,
     unit_square,
 )
-from mezzotint.evaluation.results import wilson
+from mezzotint.evaluation.results import OWN, RAW, UNTRAINED, wilson
 from mezzotint.modality.modality import modality_of
 from mezzotint.report import neighbors
 from mezzotint.report.neighbors import NearestNeighbors
 from mezzotint.report.pictures import SPRITE_SIZE, drawable, drawn, portrait, sprite, stored
 from mezzotint.report.plots import number
 from mezzotint.report.render import PALETTE
-from mezzotint.report.results import RAW, UNTRAINED, task_words
+from mezzotint.report.results import task_words
 from mezzotint.train.callbacks import read_maps
 
 _MOST = 8
@@ -106,6 +108,7 @@ def feature_sections(
     layout: Layout = "tsne",
     *,
     untrained: Encoder | None = None,
+    known: Mapping[str, Extraction] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Prepare the sections on the features of the test samples.
 
@@ -116,12 +119,14 @@ def feature_sections(
         workers: processes that read samples, if the source is not in memory.
         layout: layout of the map.
         untrained: the same encoder before training, whose neighbors are shown too.
+        known: features that were extracted before, of `OWN`, `RAW` and `UNTRAINED`; samples that
+            are not in them are not shown.
 
     Returns:
         The sections `errors`, `map` and `neighbors`, as far as the data allows, and the data of
         the map's script.
     """
-    nearest = neighbors.find_neighbors(encoder, source, workers)
+    nearest = neighbors.find_neighbors(encoder, source, workers, known=known.get(OWN))
     if nearest is None:
         return {}, None
     section, points = _map(nearest, seed, layout)
@@ -130,9 +135,13 @@ def feature_sections(
         rows = neighbors.queries_to_show(nearest, _QUERIES, seed)
         asked = nearest.test[rows]
         pixels = "pixels" if modality_of(source.input).is_picture else RAW
-        others = {pixels: neighbors.find_neighbors(None, source, workers, asked)}
+        others = {
+            pixels: neighbors.find_neighbors(None, source, workers, asked, known=known.get(RAW))
+        }
         if untrained is not None:
-            others[UNTRAINED] = neighbors.find_neighbors(untrained, source, workers, asked)
+            others[UNTRAINED] = neighbors.find_neighbors(
+                untrained, source, workers, asked, known=known.get(UNTRAINED)
+            )
         sections["neighbors"] = _neighbors(nearest, rows, others)
     if nearest.task is not None:
         sections["errors"] = _errors(nearest, task_words(nearest.task.name))

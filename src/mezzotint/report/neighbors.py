@@ -76,7 +76,12 @@ class NearestNeighbors:
 
 
 def find_neighbors(
-    encoder: Encoder | None, source: Source, workers: int = 0, queries: Index | None = None
+    encoder: Encoder | None,
+    source: Source,
+    workers: int = 0,
+    queries: Index | None = None,
+    *,
+    known: Extraction | None = None,
 ) -> NearestNeighbors | None:
     """Extract features and find the nearest neighbors of the test samples.
 
@@ -88,21 +93,28 @@ def find_neighbors(
         workers: processes that read samples, if the source is not in memory.
         queries: test samples whose neighbors are found, among the same training samples; all by
             default.
+        known: features of the encoder that were extracted before; only their samples are used,
+            unless a query is not among them.
 
     Returns:
         The neighbors, or `None` if there are too few samples or features contain NaN or inf.
     """
     everything, tasks = source.evaluation()
     task = first_classification(tasks)
+    if known is not None and queries is not None and len(_among(known, queries)) < len(queries):
+        known = None
     if task is None:
         # Without labels there is no split: each sample is looked up among the others.
-        parts = [_subset(np.arange(len(everything)), _MOST_TEST)]
+        parts = [_subset(_among(known, np.arange(len(everything))), _MOST_TEST)]
     else:
         sides = [(task.test, _MOST_TEST), (task.train, _MOST_TRAIN)]
-        parts = [_subset(part[task.labels[part] >= 0], most) for part, most in sides]
+        parts = [_subset(_among(known, part[task.labels[part] >= 0]), most) for part, most in sides]
     if queries is not None:
         parts = [queries, parts[-1]]
-    extracted = [_features(encoder, everything, workers, part) for part in parts]
+    if known is None:
+        extracted = [_features(encoder, everything, workers, part) for part in parts]
+    else:
+        extracted = [known.of(torch.from_numpy(part)) for part in parts]
     asked, bank = extracted[0], extracted[-1]
     if (
         len(asked.x) == 0
@@ -130,6 +142,11 @@ def _features(encoder: Encoder | None, source: Source, workers: int, part: Index
     if encoder is None:
         return raw_features(source, reading, indices=indices)
     return extract_readable(encoder, source, reading, indices=indices)
+
+
+def _among(known: Extraction | None, indices: Index) -> Index:
+    """Return the indices, in order, that have features."""
+    return indices if known is None else indices[np.isin(indices, known.indices.numpy())]
 
 
 def _subset(indices: Index, most: int) -> Index:

@@ -9,6 +9,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ import torch
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluation.features import Extraction
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.evaluation.results import HANDMADE, read_baselines, read_evaluation
 from mezzotint.files import read_json
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.recipe import Recipe, read_recipe
@@ -38,7 +40,6 @@ from mezzotint.report.pictures import Picture, credit, drawable, drawn, plate
 from mezzotint.report.plots import charts_of_runs, number, run_charts
 from mezzotint.report.render import render, write_page
 from mezzotint.report.results import (
-    HANDMADE,
     Comparison,
     compare_with_baselines,
     score,
@@ -53,12 +54,18 @@ _STRIPS = 6
 _PLATE = (6, 6)
 
 
-def write_report(run: Path | str, compare: Sequence[Path | str] = ()) -> Path:
+def write_report(
+    run: Path | str,
+    compare: Sequence[Path | str] = (),
+    *,
+    known: Mapping[str, Extraction] = MappingProxyType({}),
+) -> Path:
     """Write `RUN/report.html`.
 
     Args:
         run: directory of a run; any of its files may be missing.
         compare: other runs, whose values at low bits are drawn into the same charts.
+        known: features that an evaluation has extracted; see `measure_run`.
 
     Returns:
         The path of the page.
@@ -105,7 +112,8 @@ def write_report(run: Path | str, compare: Sequence[Path | str] = ()) -> Path:
             seed,
             workers,
             layout,
-            untrained=recipe.untrained_encoder(seed).eval(),
+            untrained=recipe.untrained_encoder(0).eval(),
+            known=known,
         )
         sections |= features
         sections["maps"] = maps_section(folder, layout, seed)

@@ -8,6 +8,9 @@ from typing import Any
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol, differences
 from mezzotint.evaluation.results import (
+    HANDMADE,
+    RAW,
+    UNTRAINED,
     Baselines,
     Interval,
     interval,
@@ -45,13 +48,10 @@ MEASURES = {
     "spread": "Spread",
     "alignment": "Alignment of positive pairs",
 }
-RAW, HANDMADE, UNTRAINED = "raw input", "hand-made features", "untrained encoder"
-"""The baselines of frozen features, in the order of a table."""
-
 SCORES = {"top1", "top5", "mean_per_class", "map", "auc"}  # fractions, higher is better
 _FURTHER = SCORES | {"median_rank", "penalty", "lr", "epochs", "gap", "alignment"}
 _BEAM_LEFT, _BEAM_RIGHT = 4.0, 176.0
-_ORDER = (RAW, HANDMADE, UNTRAINED)
+_ORDER = (RAW, HANDMADE, UNTRAINED)  # of a table
 _MARKS = ("square", "diamond", "circle")
 _Key = tuple[str, str, Bits, Protocol]
 

@@ -12,9 +12,10 @@ from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.before_after import TaskChange, changes, write_changes
 from mezzotint.evaluation.bits import evaluate_bits
-from mezzotint.evaluation.features import Reading
+from mezzotint.evaluation.features import Extraction, Reading
 from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.results import (
+    OWN,
     Baselines,
     Evaluation,
     add_evaluation,
@@ -60,6 +61,24 @@ def evaluate(
         ValueError: when the directory is not a finished run, or the file holds no encoder; for
             clips or crops of data without them, or at low bits.
     """
+    return measure_run(run, overrides, data=data, model=model, clips=clips, crops=crops)[0]
+
+
+def measure_run(
+    run: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    data: str | Source | None = None,
+    model: Encoder | None = None,
+    clips: int = 1,
+    crops: int = 1,
+) -> tuple[Evaluation, dict[str, Extraction]]:
+    """Do what `evaluate` does, and return the features too, which the report shows.
+
+    Returns:
+        The results, and the features of `OWN`, `RAW` and `UNTRAINED`, as far as they are of the
+        encoder and the data of the run itself.
+    """
     folder = results_directory(run)
     measured = subject(run, data, overrides, model=model)
     settings, source = measured.settings, measured.data
@@ -79,9 +98,14 @@ def evaluate(
         seeds=settings.seeds,
     )
     compared = None
+    features = {OWN: measurement.features}
     if settings.baselines:
         compared = baselines(
-            measurement, measured.untrained, probes=settings.probes, seeds=settings.seeds
+            measurement,
+            measured.untrained,
+            probes=settings.probes,
+            seeds=settings.seeds,
+            features=features,
         )
     network = settings.branch, settings.part
     other = None
@@ -94,7 +118,9 @@ def evaluate(
     dist.on_main(lambda: _write(folder, evaluation, compared, _identity(Path(run), measured)))
     if changed:
         dist.on_main(lambda: write_changes(folder, changed))
-    return evaluation
+    usual = network == ("online", "backbone") and (clips, crops) == (1, 1)
+    of_run = usual and data is None and model is None and not overrides
+    return evaluation, features if of_run else {}
 
 
 def _changes(
