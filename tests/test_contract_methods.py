@@ -19,7 +19,6 @@ import pytest
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from mezzotint import dist, quant
 from mezzotint.codebooks import VQ, Codebook
@@ -37,6 +36,7 @@ from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws, key_of
 from mezzotint.train.guard import ForwardState
 from mezzotint.types import Input, Views
+from tests.ranks import spawn
 
 INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SMALL = 20
@@ -534,7 +534,7 @@ def two_processes(
         and "cls" in item.callspec.params
     }
     methods = [cls for cls in METHODS if cls in chosen]
-    spawn(_worker, args=(str(folder), methods), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_worker, args=(str(folder), methods), nprocs=2)
     results: dict[tuple[str, bool], Any] = torch.load(folder / "results.pt", weights_only=True)
     return results
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as td
-from torch.multiprocessing.spawn import spawn
 
 from mezzotint import dist
+from tests.ranks import spawn
 
 WORLD = 2
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def _worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    spawn(_worker, (str(folder),), nprocs=WORLD)  # type: ignore[no-untyped-call]
+    spawn(_worker, (str(folder),), nprocs=WORLD)
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.distributed as td
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import normalize
 
 from mezzotint.codebooks import EMA, RQ, VQ
 from mezzotint.codebooks.kmeans import RowSample
 from mezzotint.codebooks.learned import LearnedCodebook
 from mezzotint.seeding import Draws, key_of
+from tests.ranks import spawn
 
 STEPS = 20
 DIM, CODES, ROWS = 8, 24, 240
@@ -110,7 +110,7 @@ def _worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder: Path = tmp_path_factory.mktemp("codebooks")
-    spawn(_worker, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_worker, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

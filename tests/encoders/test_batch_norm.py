@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from mezzotint.encoders.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
+from tests.ranks import spawn
 
 
 def randomized(norm: nn.Module) -> nn.Module:
@@ -81,7 +81,7 @@ def _worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder: Path = tmp_path_factory.mktemp("batch_norm")
-    spawn(_worker, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_worker, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from mezzotint.data.image_text import EmojiNames
 from mezzotint.data.memory import InMemory
@@ -26,6 +25,7 @@ from mezzotint.modality.image import image_statistics
 from mezzotint.modality.modality import modality_names, modality_of
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.types import Input, Sample, Unreadable
+from tests.ranks import spawn
 
 INPUT = Input((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
@@ -250,7 +250,7 @@ def _worker(rank: int, folder: str, world: int) -> None:
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_the_work_and_all_get_every_row_once(world: int, tmp_path: Path) -> None:
-    spawn(_worker, args=(str(tmp_path), world), nprocs=world)  # type: ignore[no-untyped-call]
+    spawn(_worker, args=(str(tmp_path), world), nprocs=world)
     for rank in range(world):
         results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for (count, bad), (x, indices, names) in zip(CASES, results, strict=True):

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as td
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 
 from mezzotint.encoders.resnet import resnet18
 from mezzotint.methods.bridle import BRIDLE
@@ -20,6 +19,7 @@ from mezzotint.methods.mae import MAE
 from mezzotint.seeding import Draws
 from mezzotint.types import Views
 from tests.methods.tiny_masked import INPUT, MAKE, book, made, make_views, train
+from tests.ranks import spawn
 
 each_method = pytest.mark.parametrize("name", MAKE)
 
@@ -150,7 +150,7 @@ def _worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder: Path = tmp_path_factory.mktemp("masked")
-    spawn(_worker, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_worker, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet50
@@ -17,6 +16,7 @@ from mezzotint.methods.moco import MoCo
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
+from tests.ranks import spawn
 
 INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -116,7 +116,7 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def test_shuffled_keys_come_back_in_place_and_ranks_enqueue_the_same_view(tmp_path: Path) -> None:
-    spawn(_worker, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_worker, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     method, v = moco(shuffle=True, symmetric=True), views(batch=8)
     order = Draws(torch.zeros(1, dtype=torch.int64), key_of("moco.shuffle", 1)).permutation(

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.multiprocessing.spawn import spawn
 
 from mezzotint import save_encoder
 from mezzotint.cli.app import run
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.encoders.resnet import resnet8
+from tests.ranks import spawn
 from tests.test_contract_sources import noise
 
 SIZES = (1, 300)  # fewer samples than processes; two batches, the last one partial
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    spawn(_worker, (str(folder), port), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_worker, (str(folder), port), nprocs=2)
     threads = torch.get_num_threads()
     codes = everything(folder, folder / "one")
     torch.set_num_threads(threads)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import spawn
 
 from mezzotint import dist
 from mezzotint.data.loader import BatchPlan
@@ -19,6 +18,7 @@ from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.train.settings import Compute
+from tests.ranks import spawn
 from tests.tiny import config
 
 SCRIPT = """
@@ -152,7 +152,7 @@ def test_machines_have_ranks_of_their_own_and_share_the_samples(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    other = spawn(_second_machine, args=(str(tmp_path), port), nprocs=1, join=False)  # type: ignore[no-untyped-call]
+    other = spawn(_second_machine, args=(str(tmp_path), port), nprocs=1, join=False)
     for key, value in _environment(0, port).items():
         monkeypatch.setenv(key, value)
     _on_a_machine(0, str(tmp_path))

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as td
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.multiprocessing.spawn import spawn
 
 from mezzotint.encoders.vit import ViT
 from mezzotint.methods.method import Method
@@ -24,6 +23,7 @@ from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.train.settings import Compute, Run
 from mezzotint.types import Views
+from tests.ranks import spawn
 from tests.test_contract_methods import (
     INPUT,
     METHODS,
@@ -179,7 +179,7 @@ def _worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def on_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("two")
-    spawn(_worker, (str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_worker, (str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.distributed as td
 from PIL import Image
-from torch.multiprocessing.spawn import spawn
 
 from mezzotint import dist
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
@@ -21,6 +20,7 @@ from mezzotint.train.log import Meter, read_metrics
 from mezzotint.train.loop import Trainer, pretrain
 from mezzotint.train.signals import Interrupted, StopFlag
 from mezzotint.types import Batch
+from tests.ranks import spawn
 
 CPU = torch.device("cpu")
 SAMPLES, BATCH, STEPS = 26, 8, 9  # three steps an epoch, two samples are dropped
@@ -107,7 +107,7 @@ def moved(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     seen: dict[str, Any] = {}
     for method in METHODS:
         seen[method] = train(config(photos, method, 0), folder / method, FIRST, resume=False)
-    spawn(_worker, (str(folder), str(photos)), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_worker, (str(folder), str(photos)), nprocs=2)
     ranks = [torch.load(folder / f"seen-{rank}.pt", weights_only=True) for rank in range(2)]
     for method in METHODS:
         first, second = (rank[method] for rank in ranks)

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as td
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.spawn import spawn
 
 from mezzotint import dist, load_encoder
 from mezzotint.encoders.resnet import resnet8
@@ -28,6 +27,7 @@ from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.train.settings import Compute
 from mezzotint.train.sharding import require_shardable, shard, whole, whole_encoder
+from tests.ranks import spawn
 from tests.test_contract_methods import INPUT, METHODS, build, rows, views_for
 from tests.tiny import config
 
@@ -116,7 +116,7 @@ def _stopped_and_resumed(out: Path) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("two")
     pretrain(recipe("none"), folder / "none", progress="quiet")
-    spawn(_worker, (str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_worker, (str(folder),), nprocs=2)
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -1,0 +1,29 @@
+"""Start the processes of a test as copies of one that has imported everything.
+
+A process that is spawned imports PyTorch and the package for several seconds; a copy does not. The
+process that is copied runs no tests, and has no threads.
+"""
+
+import multiprocessing
+from collections.abc import Callable
+from typing import Any
+
+from torch.multiprocessing.spawn import start_processes
+
+PRELOADED = (
+    "torch.distributed",
+    "torch.nn.parallel",
+    "sklearn.linear_model",
+    "mezzotint.train.loop",
+    "mezzotint.runs.evaluate",
+)
+
+
+def spawn(
+    worker: Callable[..., None], args: tuple[Any, ...], nprocs: int, *, join: bool = True
+) -> Any:
+    """Run `worker(rank, *args)` in `nprocs` processes; its first error is raised here."""
+    multiprocessing.set_forkserver_preload([*PRELOADED])
+    return start_processes(  # type: ignore[no-untyped-call]
+        worker, args, nprocs=nprocs, join=join, start_method="forkserver"
+    )
