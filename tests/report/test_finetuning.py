@@ -66,6 +66,25 @@ def test_a_gain_is_given_with_its_interval(value: float, gain: str, warns: bool)
     assert words.endswith("untrained and frozen 0.758.")
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.74, "hand-made features 0.740: hand-made features are as good or better."),
+        (0.65, "hand-made features 0.650."),
+    ],
+)
+def test_hand_made_features_are_a_baseline_of_their_own(value: float, words: str) -> None:
+    """They are no other start of the network: where they win, pretraining may have helped."""
+    low = [row("finetune", 0.72), row("finetune_scratch", 0.6)]
+    comparisons = compare_finetuned(low, Baselines([], [], [row("finetune", value)]))
+    told = "".join(text for text, _ in headline(comparisons, frozen=False))
+    assert told == f"Fine-tuning scores 0.720 on t; from scratch 0.600; {words}"
+    said = verdict(comparisons)
+    assert said is not None and said[0].startswith(
+        "No gain over hand-made" if value > 0.72 else "Pretraining gains +0.070 over hand-made"
+    )
+
+
 def test_without_baselines_nothing_is_claimed() -> None:
     comparisons = compare_finetuned(OWN[:1], Baselines())
     assert verdict(comparisons) is None and math.isnan(largest_class(comparisons))
@@ -78,7 +97,7 @@ def test_the_terminal_has_a_row_for_tags_by_mean_average_precision(tmp_path: Pat
     scratch = row("finetune_scratch", 0.3, metric="tag/map")
     write_evaluation(tmp_path, Evaluation([*tags, scratch], ""), Baselines())
     lines, words = terminal_table(tmp_path)
-    assert lines == [("tag", "mAP", "0.240", "0.300", "–", "–")]
+    assert lines == [("tag", "mAP", "0.240", "0.300", "–", "–", "–")]
     assert words.startswith("Fine-tuning scores 0.240 on tag (mAP); from scratch 0.300: pre")
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
 from mezzotint import load_encoder
@@ -24,10 +25,11 @@ from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.evaluation.summary import summary
+from mezzotint.modality.modality import modality_of
 from mezzotint.quant.bitwidth import bits
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.report.page import write_report
-from mezzotint.runs.finetune import finetune, majority, plan, variant_recipe, warm
+from mezzotint.runs.finetune import finetune, handmade, majority, plan, variant_recipe, warm
 from mezzotint.train.rundir import RunDirectoryInUse
 
 FAST = ["run.epochs=2", "run.batch_size=64", "views.flip=0.0", "run.log.every_steps=1"]
@@ -157,6 +159,27 @@ def test_the_majority_is_the_largest_class_of_the_whole_training_part(
     answers = np.asarray(recipe.data.task.labels)[recipe.data.task.test]
     usual = list(recipe.data.task.classes).index("usual")
     assert found.value == pytest.approx((answers == usual).mean()) and found.value > 0.5
+
+
+def test_hand_made_features_are_probed_with_the_same_labels(encoder: Path) -> None:
+    recipe = variant_recipe(plan(encoder, "digits", [*FAST, "data.per_class=20"]), 0, "finetuned")
+    data = cast(Labeled, recipe.data)
+    found = {row.metric: row for row in handmade(recipe, 3)}
+    top1 = found["digit/holdout/top1"]
+    assert (top1.probe, top1.seed) == ("finetune", 3)
+    sides = []
+    for part in (data.chosen, torch.from_numpy(np.asarray(data.task.test))):
+        x = data.samples.input.prepare(torch.stack([data.samples.read(int(i))["x"] for i in part]))
+        made = modality_of(data.samples.input).handmade_features(x, data.samples.input)
+        assert made is not None
+        sides.append((made.numpy(), data.all_labels[part].numpy()))
+    (train, y), (test, answers) = sides
+    assert len(y) == 200
+    mean, std = train.mean(axis=0), train.std(axis=0)
+    std[std < 1e-6] = 1.0
+    reference = LogisticRegression(max_iter=5000, C=1.0).fit((train - mean) / std, y)
+    score = float((reference.predict((test - mean) / std) == answers).mean())
+    assert top1.value == pytest.approx(score, abs=0.03)
 
 
 def test_warm_head_is_the_linear_probe(encoder: Path) -> None:

@@ -93,7 +93,7 @@ def finetune(
     elif mode == "bar":
         lines, words = terminal_table(folder)
         headers = ("task", "metric", "fine-tuned", "from scratch", "untrained, frozen")
-        print_table((*headers, "largest class"), lines)
+        print_table((*headers, "hand-made", "largest class"), lines)
         typer.echo(f"{words}\nreport: {page}")
 
 

@@ -104,6 +104,17 @@ class Labeled(Source):
         self.in_memory, self.croppable = self.samples.in_memory, self.samples.croppable
         self.decoder = self.samples.decoder
 
+    def majority(self) -> float:
+        """Return the fraction of test samples that have the largest class of the training part.
+
+        It is that of all training samples, whatever subset is labeled, so that it is the same for
+        every fraction of the labels.
+        """
+        labels = self.all_labels[self.pool]
+        largest = int(torch.bincount(labels[labels >= 0]).argmax())
+        answers = self.all_labels[torch.from_numpy(np.asarray(self.task.test, np.int64))]
+        return float((answers == largest).double().mean())
+
     def __len__(self) -> int:
         return len(self.chosen)
 

@@ -12,9 +12,11 @@ AudioMAE's fine-tuning drops whole times and frequencies (Huang et al. 2022, arX
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,6 +25,7 @@ from mezzotint.augment.masking import Mask
 from mezzotint.augment.mixing import Mixing
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder, take_structure
+from mezzotint.files import replacing, write_json
 from mezzotint.methods.masked import need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import collapse_signals
@@ -185,6 +188,15 @@ class Supervised(Method):
         if not self.training:
             return ()
         return drop.draw(need_patches(self.encoder).patches.grid_of(x), draws)[:1]
+
+    def save_classifier(self, folder: Path, classes: Sequence[str]) -> None:
+        """Write the classifier into the directory of its encoder, with the names of its classes."""
+        state = {name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}
+        with replacing(folder / "classifier.safetensors") as temporary:
+            save_file(state, temporary)
+        norm = self.config.get("logit_norm", False)
+        description = {"classes": list(classes), "logit_norm": norm}
+        write_json(folder / "classifier.json", description, sealed=True)
 
     @property
     def frozen_bits(self) -> Bits | None:

@@ -1,7 +1,8 @@
 """The results of a fine-tuning: compared with the same training from other starts.
 
 Its baselines are not those of frozen features. The same network is trained from scratch with the
-same labels and budget, and a classifier is trained on the frozen untrained network.
+same labels and budget, a classifier is trained on the frozen untrained network, and a linear probe
+is fitted to hand-made features.
 """
 
 import math
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import (
+    HANDMADE,
     Baselines,
     Interval,
     difference,
@@ -24,7 +26,7 @@ from mezzotint.evaluation.summary import MEASURES, ResultKey, grouped
 from mezzotint.report.results import Comparison, score, task_words, unquantized
 
 SCRATCH, FROZEN = "from scratch", "untrained and frozen"
-"""The two baselines."""
+"""The baselines that are trained as the fine-tuned network is."""
 
 
 def is_finetuning(folder: Path) -> bool:
@@ -33,14 +35,18 @@ def is_finetuning(folder: Path) -> bool:
 
 
 def compare_finetuned(rows: Sequence[Row], baselines: Baselines) -> list[Comparison]:
-    """Compare every metric with the same network from scratch, and with the frozen untrained one.
+    """Compare metrics with the network from scratch, the frozen untrained one, and hand-made.
 
     Returns:
-        Comparisons with these two baselines; and the largest class, without any.
+        Comparisons with these baselines; and the largest class, without any.
     """
     main = main_metrics(rows)
 
-    parts = ((SCRATCH, rows, "finetune_scratch"), (FROZEN, baselines.untrained, "finetune"))
+    parts = (
+        (SCRATCH, rows, "finetune_scratch"),
+        (FROZEN, baselines.untrained, "finetune"),
+        (HANDMADE, baselines.handmade, "finetune"),
+    )
 
     def found(key: ResultKey) -> dict[str, Interval]:
         """Return the baselines that were measured."""
@@ -82,7 +88,11 @@ def headline(comparisons: Sequence[Comparison], *, frozen: bool) -> list[tuple[s
         (score(main.result.mean), True),
         (f" on {task_words(main.task)}{_measured(main)}", False),
     ]
-    lost = ": pretraining did not help here" if main.gain <= 0 else ""
+    starts = [main.baselines[name].mean for name in (SCRATCH, FROZEN) if name in main.baselines]
+    own, by_hand = main.result.mean, main.baselines.get(HANDMADE)
+    lost = ": pretraining did not help here" if any(start >= own for start in starts) else ""
+    if by_hand is not None and by_hand.mean >= own:
+        lost += f"{', and' if lost else ':'} {HANDMADE} are as good or better"
     return [*pieces, (f"; {'; '.join(known)}{lost}." if known else ".", False)]
 
 
@@ -109,7 +119,8 @@ def largest_class(comparisons: Sequence[Comparison]) -> float:
 def terminal_table(folder: Path) -> tuple[list[tuple[str, ...]], str]:
     """Return the lines of the terminal's table, and the headline as one sentence.
 
-    A line has task, metric, fine-tuned, from scratch, untrained and frozen, and largest class.
+    A line has task, metric, fine-tuned, from scratch, untrained and frozen, hand-made features, and
+    largest class.
     """
     rows = read_evaluation(folder)
     comparisons = compare_finetuned(rows, read_baselines(folder))
@@ -120,7 +131,7 @@ def terminal_table(folder: Path) -> tuple[list[tuple[str, ...]], str]:
             own = f"{c.result.mean:.3f} ({bounds})" if bounds else f"{c.result.mean:.3f}"
             metric = MEASURES[c.measure] or "top-1"
             low = "" if c.bits.is_float else f" {c.bits} {c.rows[0].protocol.ptq_method}"
-            known = (c.baselines.get(name) for name in (SCRATCH, FROZEN))
+            known = (c.baselines.get(name) for name in (SCRATCH, FROZEN, HANDMADE))
             others = [math.nan if one is None else one.mean for one in known]
             others.append(largest_class(comparisons))
             lines.append((c.task, f"{metric}{low}", own, *(_or_dash(v) for v in others)))
@@ -137,12 +148,13 @@ def is_frozen(rows: Sequence[Row]) -> bool:
 def how(*, frozen: bool) -> str:
     """Say what was trained and compared."""
     trained = (
-        "The encoder is frozen and a classifier is trained on it; the baseline is a classifier on "
-        "the same network with untrained weights, frozen too. "
+        "The encoder is frozen and a classifier is trained on it. Baselines: a classifier on the "
+        "same network with untrained weights, frozen too, and a linear probe on hand-made "
+        "features, where the modality has some. "
         if frozen
-        else "The encoder and its classifier are trained on the labels. Two baselines have the "
-        "same labels, seeds and budget: the same network from scratch, and a classifier on the "
-        "frozen untrained network. "
+        else "The encoder and its classifier are trained on the labels. Baselines with the same "
+        "labels and seeds: the same network from scratch, a classifier on the frozen untrained "
+        "network, and a linear probe on hand-made features, where the modality has some. "
     )
     return trained + (
         "The last weights are scored, never the best epoch on the test samples. Intervals are "

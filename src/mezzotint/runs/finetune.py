@@ -1,10 +1,10 @@
 """Fine-tuning: the supervised method in the same loop, started from a saved encoder.
 
 A result after fine-tuning means something only compared with others of the same budget: the
-majority class, the same network from scratch, and a classifier on the frozen untrained network. All
-are trained here with the same recipe, seeds and labels. Labels may be few: a fraction of each
-class, some of each, or a list (semi-supervised, few-shot). The encoder is really trained; the class
-behind MASSRL's published results freezes it.
+majority class, the same network from scratch, a classifier on the frozen untrained network, and a
+linear probe on hand-made features. All are trained here with the same seeds and labels. Labels may
+be few: a fraction of each class, some of each, or a list (semi-supervised, few-shot). The encoder
+is really trained; the class behind MASSRL's published results freezes it.
 
 The last weights are scored on the test samples, never the best epoch on them. At low bits the
 trained network is calibrated on training samples and scored with its fp32 classifier (protocol C of
@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from mezzotint.data.labeled import Labeled
 from mezzotint.data.open import require_fit, source_config, split_overrides
@@ -31,14 +29,14 @@ from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation import progress as measuring
 from mezzotint.evaluation.bits import changes, stamped
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
-from mezzotint.evaluation.features import Kept, Reading, extract_readable
+from mezzotint.evaluation.features import Kept, Reading, extract_readable, input_features
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.metrics import classification
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import PTQ, Protocol, Setting, Settings
 from mezzotint.evaluation.ptq import calibrated_copy
-from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
-from mezzotint.files import replacing, write_json
+from mezzotint.evaluation.results import HANDMADE, Baselines, Evaluation, write_evaluation
+from mezzotint.files import write_json
 from mezzotint.methods.supervised import Supervised
 from mezzotint.modality.modality import modality_of
 from mezzotint.quant.bitwidth import FP32, Bits, bits
@@ -187,6 +185,7 @@ def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Eva
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     untrained: list[Row] = []
+    by_hand: list[Row] = []
     for seed in range(what.seeds):
         for variant in _variants(what):
             recipe = variant_recipe(what, seed, variant)
@@ -199,15 +198,17 @@ def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Eva
             )
             with measuring.part(f"scores of {variant}, seed {seed}"):
                 scores = list(scored(trained_method(recipe, run), what, seed))
-            _save_classifier(recipe, run)
+            method, data = _parts(recipe)
+            method.save_classifier(run / "encoder", data.task.classes)
             if variant == _TUNED:
                 rows += [*scores, *(majority(recipe, scores) if what.baselines else ())]
+                by_hand += handmade(recipe, seed) if what.baselines else ()
             elif variant == _SCRATCH:
                 rows += [replace(row, probe="finetune_scratch") for row in scores]
             else:
                 untrained += scores
     evaluation = Evaluation(rows, "")
-    write_evaluation(folder, evaluation, Baselines([], untrained))
+    write_evaluation(folder, evaluation, Baselines([], untrained, by_hand))
     write_json(
         folder / "finetune.json",
         {"encoder": str(what.encoder), "warm_head": what.warm_head, **_labels(what)},
@@ -325,20 +326,29 @@ def _classified(
 
 
 def majority(recipe: Recipe, rows: Sequence[Row]) -> Iterator[Row]:
-    """Score the largest class of the whole training part as the prediction of every test sample.
-
-    It is that of all training samples, whatever subset the network learns from, so that it is the
-    same for every fraction of the labels.
-    """
+    """Score the largest class of the whole training part as the prediction of every test sample."""
     _, data = _parts(recipe)
     if data.task.kind != "classify":
         return
-    labels: Tensor = data.all_labels[data.pool]
-    largest = int(torch.bincount(labels[labels >= 0]).argmax())
-    answers = data.all_labels[torch.from_numpy(np.asarray(data.task.test, np.int64))]
-    fraction = float((answers == largest).double().mean())
     row = next(row for row in rows if row.metric.endswith("/top1"))
-    yield replace(row, probe="majority", value=fraction, bits=FP32)
+    yield replace(row, probe="majority", value=data.majority(), bits=FP32)
+
+
+def handmade(recipe: Recipe, seed: int) -> Iterator[Row]:
+    """Score a linear probe on hand-made features with the same labels; nothing without such."""
+    _, data = _parts(recipe)
+    if data.task.kind != "classify":
+        return
+    sides = []
+    for part in (data.chosen, torch.from_numpy(np.asarray(data.task.test, np.int64))):
+        _, found = input_features(data.samples, _reading(recipe), indices=part)
+        if found is None:
+            return
+        sides.append(Features(found.x, data.all_labels[found.indices]))
+    with measuring.part(f"{HANDMADE}, seed {seed}"):
+        for row in Linear().run(*sides, seeds=1):
+            metric = f"{data.task.name}/{row.metric}"
+            yield replace(row, probe="finetune", metric=metric, seed=seed)
 
 
 def _parts(recipe: Recipe) -> tuple[Supervised, Labeled]:
@@ -386,15 +396,3 @@ def _protocol(what: FineTuning, recipe: Recipe) -> Protocol:
     }
     protocol = Protocol.of("finetune", **settings)
     return replace(protocol, clips=what.clips, crops=what.crops)
-
-
-def _save_classifier(recipe: Recipe, run: Path) -> None:
-    """Write the classifier next to the encoder, with the names of its classes."""
-    method, data = _parts(recipe)
-    with replacing(run / "encoder" / "classifier.safetensors") as temporary:
-        save_file({name: t.contiguous() for name, t in method.head.state_dict().items()}, temporary)
-    description = {
-        "classes": list(data.task.classes),
-        "logit_norm": method.config.get("logit_norm", False),
-    }
-    write_json(run / "encoder" / "classifier.json", description, sealed=True)
