@@ -4,8 +4,10 @@ A new source is taken in by itself when all its keys have defaults. One that rea
 entry in `EXAMPLES`, which writes tiny files for it.
 """
 
+import json
 import multiprocessing
 import pickle
+import tarfile
 import wave
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -14,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 from torch import Tensor
 
 from mezzotint.data.audio.folder import AudioFolder
@@ -27,6 +31,8 @@ from mezzotint.data.source import Source
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.recipe.signatures import index
 from mezzotint.types import Crop
+from tests.data.formats.test_parquet import save_to_disk, with_features
+from tests.data.formats.test_shards import add
 
 Config = dict[str, Any]
 CLASSES = ("a", "b")
@@ -125,6 +131,44 @@ def image_shards(root: Path, count: int) -> Config:
     return {"root": str(root / "shards"), "size": 16}
 
 
+def encoded(root: Path, count: int, write: Callable[[Path, int], str], suffix: str) -> pa.Table:
+    """A column of files with their bytes, and the number of the class, as `datasets` writes it."""
+    files = [root / f"{name}{number}{suffix}" for name, number in names(count)]
+    for file, (_, number) in zip(files, names(count), strict=True):
+        write(file, number)
+    rows = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    kind = "Image" if suffix == ".png" else "Audio"
+    table = pa.table({"sample": rows, "label": [CLASSES.index(name) for name, _ in names(count)]})
+    label = {"names": list(CLASSES), "_type": "ClassLabel"}
+    for file in files:
+        file.unlink()
+    return with_features(table, {"sample": {"_type": kind}, "label": label})
+
+
+def image_parquet(root: Path, count: int) -> Config:
+    parquet.write_table(encoded(root, count, image, ".png"), root / "x.parquet", row_group_size=3)
+    return {"root": str(root), "size": 16}
+
+
+def image_arrow(root: Path, count: int) -> Config:
+    save_to_disk(encoded(root, count, image, ".png"), root / "train")
+    return {"root": str(root), "size": 16}
+
+
+def image_webdataset(root: Path, count: int) -> Config:
+    with tarfile.open(root / "x-000000.tar", "w") as tar:
+        for row in encoded(root, count, image, ".png").to_pylist():
+            add(tar, row["sample"]["path"], row["sample"]["bytes"])
+            label = json.dumps({"label": CLASSES[row["label"]]}).encode()
+            add(tar, row["sample"]["path"].replace("png", "json"), label)
+    return {"root": str(root / "x-000000.tar"), "size": 16}
+
+
+def audio_parquet(root: Path, count: int) -> Config:
+    parquet.write_table(encoded(root, count, sound, ".wav"), root / "x.parquet")
+    return {"root": str(root / "x.parquet"), "seconds": 0.2}
+
+
 def audio_shards(root: Path, count: int) -> Config:
     (root / "audio").mkdir()
     folder = AudioFolder(**audio_folder(root / "audio", count))
@@ -178,6 +222,20 @@ def table(root: Path, count: int) -> Config:
     return {"path": str(root / "x.csv")}
 
 
+def table_arrow(root: Path, count: int) -> Config:
+    values = {"height": [n * n + ord(c) for c, n in names(count)], "label": list("a" * count)}
+    values["label"] += list("b" * count)
+    save_to_disk(pa.table(values), root / "train")
+    return {"path": str(root)}
+
+
+def tokens_parquet(root: Path, count: int) -> Config:
+    texts = [f"text {number} of {name}" for name, number in names(count)]
+    labels = [name for name, _ in names(count)]
+    parquet.write_table(pa.table({"text": texts, "label": labels}), root / "x.parquet")
+    return {"path": str(root / "x.parquet"), "length": 8}
+
+
 def tokens(root: Path, count: int) -> Config:
     for name, number in names(count):
         (root / name).mkdir(exist_ok=True)
@@ -213,11 +271,14 @@ def video_folder(root: Path, count: int) -> Config:
 
 EXAMPLES: dict[str, Callable[[Path, int], Config]] = {
     "arrays": arrays, "audio_benchmark": audio_benchmark, "audio_folder": audio_folder,
-    "audio_shards": audio_shards, "image_shards": image_shards,
+    "audio_shards": audio_shards, "audio_shards/parquet": audio_parquet,
+    "image_shards": image_shards, "image_shards/parquet": image_parquet,
+    "image_shards/arrow": image_arrow, "image_shards/webdataset": image_webdataset,
     "captioned_images": captioned_images, "cifar10": cifar10, "cifar100": cifar100,
     "image_folder": image_folder, "image_tags": image_tags, "labeled": labeled,
     "point_clouds": point_clouds, "point_clouds/arrays": cloud_arrays, "series": series,
-    "stl10": stl10, "svhn": svhn, "table": table, "tokens": tokens, "transfer_set": transfer_set,
+    "stl10": stl10, "svhn": svhn, "table": table, "table/arrow": table_arrow,
+    "tokens": tokens, "tokens/parquet": tokens_parquet, "transfer_set": transfer_set,
     "video_folder": video_folder,
 }  # fmt: skip
 """Writes `count` samples a class for a kind and returns its keys; or `kind/variant`."""

@@ -71,7 +71,8 @@ def test_sound_may_have_any_length() -> None:
 
 def test_what_does_not_exist_is_refused_with_what_the_modality_allows() -> None:
     with pytest.raises(
-        ValueError, match="`nowhere` does not exist. Supported for image: a folder, .npy, .npz;"
+        ValueError,
+        match="`nowhere` does not exist. Supported for image: a folder, .arrow, .npy, .npz, ",
     ):
         open_source("nowhere", IMAGE)
     points = Input((3, 64), (0.0,) * 3, (1.0,) * 3, "points")

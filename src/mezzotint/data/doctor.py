@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mezzotint.data.image.decode import MAX_PIXELS
 from mezzotint.data.image.doctor import Report, examine_folder, finding, shown_counts
-from mezzotint.data.listing.folder import EXTENSIONS, scan
+from mezzotint.data.listing.folder import EXTENSIONS, PACKED, packed_suffix, scan
 
 if TYPE_CHECKING:
     from mezzotint.data.detection.doctor import DetectionReport
@@ -35,8 +35,8 @@ _FOLDERS = {
 _NOTES = "tokens"
 _MINOR = 0.1  # files of another kind, as a fraction of the first, that may lie in between
 _FILES = {
-    ".h5": "point_clouds", ".hdf5": "point_clouds", ".ts": "series", ".parquet": "table",
-    ".arff": "table", ".txt": "tokens", ".md": "tokens", ".json": "captioned_images",
+    ".h5": "point_clouds", ".hdf5": "point_clouds", ".ts": "series", ".arff": "table",
+    ".txt": "tokens", ".md": "tokens", ".json": "captioned_images",
 }  # fmt: skip
 
 
@@ -209,6 +209,9 @@ def kind_of(path: str) -> str:
     """
     if not os.path.exists(path):
         raise ValueError(f"`{path}` does not exist. Give a folder or a file of data.")
+    packed = packed_suffix(path)
+    if packed is not None:
+        return _kind_of_packed(path, packed)
     if os.path.isdir(path):
         return _kind_of_folder(path)
     suffix = Path(path).suffix.lower()
@@ -219,7 +222,8 @@ def kind_of(path: str) -> str:
     if suffix not in _FILES:
         raise ValueError(
             f"`{path}` has the suffix {suffix!r}. Supported: a folder, .csv, .tsv, .npz, .npy, "
-            f"{', '.join(_FILES)}. Say what it is with kind=table, series, tokens and so on."
+            f"{', '.join((*_FILES, *PACKED))}. Say what it is with kind=table, series, tokens "
+            "and so on."
         )
     return _FILES[suffix]
 
@@ -256,6 +260,29 @@ def _kind_of_folder(path: str) -> str:
             f"say which with data.kind={first}."
         )
     return first
+
+
+def _kind_of_packed(path: str, suffix: str) -> str:
+    """Return what packed files hold: rows by their columns, members of a tar file by their names.
+
+    Raises:
+        ValueError: when a tar file has neither images nor sounds, or a file is damaged.
+    """
+    if suffix != ".tar":
+        from mezzotint.data.formats.rows import kind_of_rows
+
+        return kind_of_rows(path)
+    from mezzotint.data.formats.webdataset import suffixes_in
+
+    found = suffixes_in(path)
+    kinds = [kind for kind in ("image_folder", "audio_folder") if found & _FOLDERS[kind]]
+    if len(kinds) != 1:
+        what = "both images and sounds" if kinds else "no images and no sounds"
+        raise ValueError(
+            f"`{path}` has tar files with {what}. Name files of one modality, or say which with "
+            "data.kind=image_shards or audio_shards."
+        )
+    return kinds[0].replace("folder", "shards")
 
 
 def _kind_of_table(path: str) -> str:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mezzotint.data.formats.columns import MissingName
+from mezzotint.data.listing.folder import packed_suffix
 from mezzotint.data.source import FOLDER, Source
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.reading import apply_overrides
@@ -282,6 +283,9 @@ def _opener(name: str, input: Input) -> type[Source]:
     """Return the source that opens a path."""
     path, known = Path(name), openers(input.modality)
     kind = FOLDER if path.is_dir() else path.suffix.lower()
+    packed = packed_suffix(name)
+    if packed in known:
+        return known[str(packed)]
     one = _one_file(kind, input.modality) if path.is_file() and kind not in known else None
     if one is not None:
         return one

@@ -12,13 +12,14 @@ from PIL import Image
 
 from mezzotint.cli.app import run
 from mezzotint.data.audio.folder import AudioFolder
-from mezzotint.data.formats.shards import read_index
+from mezzotint.data.formats.webdataset import scan_tars
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.image_tags import ImageTags
 from mezzotint.data.listing.folder import EXTENSIONS
 from mezzotint.data.prepare.shard import shard
-from tests.test_contract_sources import image_tags, noise, sound
+from tests.data.formats.test_shards import known
+from tests.test_contract_sources import build, image_parquet, image_tags, noise, sound
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_files_labels_splits_and_names_are_kept(photos: Path, tmp_path: Path) ->
     ]
     assert done.shards == [*((f"{i:05d}.tar", 5) for i in range(4)), ("00004.tar", 4)]
     assert done.bytes == sum(p.stat().st_size for p in out.glob("*.tar")) and not done.missing
-    index = read_index(str(out), EXTENSIONS, "image")
+    index = known(str(out))
     ids = list(index.ids())
     assert sorted(ids) == sorted(str(p.relative_to(photos)) for p in photos.rglob("*.*g"))
     assert ids != sorted(ids) and all(name.startswith("train/") for name in ids[:14])
@@ -69,8 +70,8 @@ def test_members_are_named_as_webdatasets_and_carry_nothing_else(
         assert {m.name.partition(".")[2] for m in members} <= {"jpg", "png", "cls"}
         assert {(m.mtime, m.uid, m.uname, m.isreg()) for m in members} == {(0, 0, "", True)}
     (tmp_path / "one" / "index.json").unlink()
-    plain = read_index(str(tmp_path / "one"), EXTENSIONS, "image")
-    whole = read_index(str(tmp_path / "two"), EXTENSIONS, "image")
+    plain = scan_tars(str(tmp_path / "one"), EXTENSIONS, "image")
+    whole = known(str(tmp_path / "two"))
     assert plain.columns["offset"].tolist() == whole.columns["offset"].tolist()
     assert plain.columns["label"].tolist() == whole.columns["label"].tolist()
 
@@ -83,7 +84,7 @@ def test_held_out_samples_and_groups_are_kept(tmp_path: Path) -> None:
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     folder = ImageFolder(root=str(tmp_path / "photos"))
     shard(folder, tmp_path / "shards")
-    index = read_index(str(tmp_path / "shards"), EXTENSIONS, "image")
+    index = known(str(tmp_path / "shards"))
     scored = {name for name, held in zip(index.ids(), index.columns["scored"], strict=True) if held}
     task = folder.evaluation()[1][0]
     assert scored == {folder.id_of(i) for i in task.test.tolist()} and len(scored) == 4
@@ -100,7 +101,21 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named(photos: Path, tmp_path
     done = shard(source, tmp_path / "shards")
     assert done.splits[0] == ("train", 13)
     assert "1 left out; the first is train/cat/0 é.png (No such file" in done.lines()[1]
-    assert len(read_index(str(tmp_path / "shards"), EXTENSIONS, "image")) == 23
+    assert len(known(str(tmp_path / "shards"))) == 23
+
+
+def test_shards_of_others_are_written_again_as_ours(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    rows = build("image_shards", image_parquet(tmp_path / "rows", 6))
+    done = shard(rows, tmp_path / "shards", samples=5)
+    index = known(str(tmp_path / "shards"))
+    assert done.splits == [("train", 12)] and done.classes == ["a", "b"] == list(index.classes)
+    content = {rows.id_of(i): rows._file(i) for i in range(len(rows))}
+    labels = {rows.id_of(i): int(rows.labels[i]) for i in range(len(rows))}
+    for i, name in enumerate(index.ids()):
+        assert (index.read(i), int(index.columns["label"][i])) == (content[name], labels[name])
+    with tarfile.open(tmp_path / "shards" / "00000.tar") as tar:
+        assert {name.partition(".")[2] for name in tar.getnames()} == {"png", "cls"}
 
 
 def test_shards_appear_whole_or_not_at_all(

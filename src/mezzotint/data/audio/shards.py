@@ -1,27 +1,28 @@
-"""Read audio from shards: tar files on a disk or at a URL; `mezzotint shard` writes them."""
+"""Read audio from shards: tar files on a disk or at a URL, parquet files, and Arrow data sets."""
 
 import os
 
 from mezzotint.data.audio.folder import AudioFolder, FrontEnd
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS
-from mezzotint.data.formats.shards import read_index
 from mezzotint.data.listing.file_list import ListParts
 from mezzotint.data.listing.lists import ListedFile
-from mezzotint.data.listing.sharded import Sharded
+from mezzotint.data.listing.sharded import Sharded, open_shards
 
 
 class AudioShards(Sharded, AudioFolder):
     """Read audio files from shards as log-mel spectrograms.
 
-    Samples are as those of `audio_folder`. The classes, splits and samples that stay together are
-    those of the data that was sharded. Tar files of WebDataset's form, `key.wav` and `key.cls`, are
-    read without an index.
+    Samples are as those of `audio_folder`; shards are those of `image_shards`, with encoded sounds:
+    `key.wav` with `key.cls`, or a column of bytes.
 
     Args:
-        root: folder of the shards, or its URL (`s3://bucket/shards`), which needs
-            mezzotint[shards].
+        root: folder of the shards, or one of them; or the URL of a folder of tar files
+            (`s3://bucket/shards`), which needs mezzotint[shards].
+        column: column of the sounds in parquet and Arrow files; by default the only one of bytes.
+        label: column of the labels there; `null` ignores them. Only `label` may be missing, and the
+            only column of `ClassLabel` then takes its part.
         window: samples that are shuffled together, out of shards in random order, for slow disks;
-            null shuffles all samples together.
+            null shuffles all samples together, but for parquet files too large to be kept.
         front_end: as in `audio_folder`.
         seconds: duration of a sample.
         mean: mean of the values; by default measured on 256 of the files.
@@ -37,6 +38,8 @@ class AudioShards(Sharded, AudioFolder):
         self,
         *,
         root: str,
+        column: str | None = None,
+        label: str | None = "label",
         window: int | None = None,
         front_end: FrontEnd = "byol_a",
         seconds: float = 0.95,
@@ -50,10 +53,11 @@ class AudioShards(Sharded, AudioFolder):
                 "fifth."
             )
         self.holdout = holdout
-        self.index = read_index(os.fspath(root), AUDIO_EXTENSIONS, "audio")
+        index = open_shards(os.fspath(root), AUDIO_EXTENSIONS, "audio", column, label)
+        self.index = index
         nothing = ListParts([], [], None)
         self._open(os.fspath(root), nothing, None, front_end, seconds, "middle", mean, std)
-        self.weighting = self.order(window)
+        self.use(index, window)
 
     def _use(self, own: list[ListedFile], scored: list[ListedFile], table: str | None) -> None:
         self.show(self.index.splits[0][1])

@@ -4,17 +4,17 @@
     OUT/index/offset.npy  one row per sample: where it lies, its size, label, group, digest and id
     OUT/00000.tar         00000000.jpg, 00000000.cls, 00000001.png, …
 
-The members have WebDataset's names, `key.ext`, so that other programs read them. A folder of such
-tar files without an index is read too: their headers are scanned once, when it is opened. Columns
-of a local index stay on disk and are read as they are needed. Nothing is pickled.
+The members have WebDataset's names, `key.ext`, so that other programs read them. Columns of a local
+index stay on disk and are read as they are needed. Nothing is pickled. `webdataset.py` reads tar
+files without an index, and `parquet.py` parquet files and Arrow data sets, as such shards.
 """
 
 import hashlib
 import io
 import json
 import os
-from array import array
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.formats import storage
-from mezzotint.data.formats.tar import MAX_MEMBER, TarMember, members
+from mezzotint.data.formats.tar import MAX_MEMBER
+from mezzotint.data.listing.layout import ROLES, role_of, role_of_file, scored_role
 from mezzotint.seeding import Draws, key_of, sample_order
 
 FORMAT, VERSION = "mezzotint shards", 1
@@ -41,7 +42,6 @@ _TYPES = {
     "ids": np.uint8,
 }
 _MAX_JSON = 64_000_000
-_MAX_CLASS_FILE = 32  # bytes of a `.cls` member
 
 Column = npt.NDArray[Any]
 
@@ -98,6 +98,8 @@ class ShardIndex:
         columns: arrays by name, `[N]` but for `ids`; `scored` is 1 for samples of training whose
             labels are held out.
         fingerprint: a hash of all columns.
+        notes: what a user should know, one clause each.
+        unreadable: name and reason of each file that was left out.
     """
 
     root: str
@@ -108,6 +110,8 @@ class ShardIndex:
     firsts: npt.NDArray[np.int64]
     columns: dict[str, Column]
     fingerprint: str
+    notes: tuple[str, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return int(self.firsts[-1])
@@ -127,7 +131,7 @@ class ShardIndex:
         }
         self.__dict__.update(state, columns=columns)
 
-    def ids(self, count: int | None = None) -> Ids:
+    def ids(self, count: int | None = None) -> Sequence[str]:
         """Return the ids of the first samples; of all by default."""
         return Ids(self.columns["ids"], self.columns["end"], len(self) if count is None else count)
 
@@ -182,6 +186,65 @@ class ShardOrder:
         return walk[keys.argsort(stable=True)]
 
 
+@dataclass(frozen=True)
+class Arranged:
+    """The files of packed samples, in the order of their splits.
+
+    Attributes:
+        order: numbers of the files: those of training first, then those that are scored.
+        splits: name and number of samples of each split, in that order.
+        notes: what a user should know, one clause each.
+    """
+
+    order: tuple[int, ...]
+    splits: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...]
+
+
+def arranged(names: Sequence[str], sizes: Sequence[int], labeled: Sequence[bool]) -> Arranged:
+    """Find the split of each file by its name or its folder, as the layout rule does for folders.
+
+    `train-00000-of-00005.parquet`, `data/test.tar` and `validation/000.arrow` are of a split. Next
+    to a training split, files of no known split are neither trained on nor scored; without one they
+    are the training part.
+
+    Args:
+        names: relative paths of the files, with `/`.
+        sizes: samples in each.
+        labeled: whether each has a label.
+    """
+    splits = [_split_of(name) for name in names]
+    notes = []
+    if "train" not in splits:
+        others = {split for split in splits if split not in ROLES}
+        first = min(splits, key=[*ROLES, *others].index, default="")
+        splits = ["train" if s in (others or {first}) else s for s in splits]
+        notes += [] if others else [f"there is no training split, so `{first}` is trained on"]
+    scored = scored_role([None if s == "train" else role_of(s) for s in splits], labeled)
+    first_seen = {split: number for number, split in enumerate(dict.fromkeys(splits))}
+    rank = {**first_seen, **({scored: -1} if scored else {}), "train": -2}
+    order = sorted(range(len(names)), key=lambda i: rank[splits[i]])
+    counts = {splits[i]: 0 for i in order}
+    for split, size in zip(splits, sizes, strict=True):
+        counts[split] += size
+    notes += [
+        f"`{split}` has {count:,} samples that are neither trained on nor scored"
+        for split, count in counts.items()
+        if split not in ("train", scored)
+    ]
+    return Arranged(tuple(order), tuple(counts.items()), tuple(notes))
+
+
+def _split_of(name: str) -> str:
+    """Return the split of a file: `train`, `val`, `test`, or the words of its own name."""
+    *folders, file = name.split("/")
+    roles = [role for folder in reversed(folders) if (role := role_of(folder))]
+    stem = file.partition(".")[0].lower()
+    role = roles[0] if roles else role_of_file(stem)
+    words = re.sub(r"[-_]?\d+([-_]of[-_]\d+([-_][0-9a-f]{16})?)?$", "", stem)
+    return role or words or (folders or ["other"])[-1].lower()
+
+
 def write_index(
     folder: Path, facts: dict[str, Any], columns: dict[str, Column], ids: Sequence[str]
 ) -> None:
@@ -205,24 +268,25 @@ def write_index(
     (folder / INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def read_index(root: str, suffixes: frozenset[str], modality: str) -> ShardIndex:
-    """Open shards: by their index, or by a scan of the headers of all tar files.
+def read_index(root: str, modality: str) -> ShardIndex | None:
+    """Open the index that `mezzotint shard` wrote; `None` where there is none.
 
     Args:
         root: folder or URL.
-        suffixes: of the members that are samples, where there is no index.
         modality: of the samples.
 
     Raises:
-        ValueError: when there are no shards, or the index is damaged or of another modality.
+        ValueError: when the index is damaged or of another modality.
     """
     path = storage.join(root, INDEX)
     try:
         text = storage.read_range(path, 0, _MAX_JSON)
-    except FileNotFoundError:
-        return _scanned(root, suffixes, modality)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     try:
         facts = json.loads(text)
+        if isinstance(facts, dict) and "wids_version" in facts:  # WebDataset's own, of no use here
+            return None
         index = _from_index(root, facts)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         if isinstance(error, DamagedShards):
@@ -316,65 +380,3 @@ def _array(name: str, file: BinaryIO, size: int, content: bytes | None) -> Colum
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _scanned(root: str, suffixes: frozenset[str], modality: str) -> ShardIndex:
-    """Find the samples of tar files without an index, and their labels in `.cls` members."""
-    shards = storage.names_below(root, ".tar")
-    offsets, sizes, labels, ends = (array("q") for _ in range(4))
-    block, counts = bytearray(), [0]
-    for shard in shards:
-        for name, offset, size, label in _samples_of(storage.join(root, shard), suffixes):
-            offsets.append(offset)
-            sizes.append(size)
-            labels.append(label)
-            block += f"{shard}/{name}".encode()
-            ends.append(len(block))
-        counts.append(len(offsets))
-    if not offsets:
-        raise ValueError(
-            f"`{root}` has no shards: {len(shards)} tar files and no {INDEX}. It must be a folder "
-            "or a URL of tar files with samples. Write one with `mezzotint shard DATA OUT`, or "
-            "check `data.root`."
-        )
-    count = len(offsets)
-    columns: dict[str, Column] = {
-        "offset": np.array(offsets), "size": np.array(sizes), "label": np.array(labels),
-        "group": np.arange(count), "digest": np.zeros(count, np.uint64),
-        "scored": np.zeros(count, np.uint8), "end": np.array(ends),
-        "ids": np.frombuffer(bytes(block), np.uint8),
-    }  # fmt: skip
-    digest = hashlib.blake2b(offsets.tobytes() + labels.tobytes() + block, digest_size=8)
-    classes = tuple(str(label) for label in range(max(labels) + 1))
-    return ShardIndex(
-        root, modality, classes, (("train", count),), tuple(shards),
-        np.array(counts, np.int64), columns, digest.hexdigest(),
-    )  # fmt: skip
-
-
-def _samples_of(path: str, suffixes: frozenset[str]) -> Iterator[tuple[str, int, int, int]]:
-    """Yield name, offset, size and label of the samples of a tar file; −1 for no label."""
-    labels: dict[str, int] = {}
-    found: list[tuple[str, TarMember]] = []
-    with storage.opened(path) as file:
-        for member in members(file, storage.size_of(path), path):
-            folder, slash, name = member.name.rpartition("/")
-            stem, _, suffix = name.partition(".")
-            key, last = folder + slash + stem, suffix.lower().rpartition(".")[2]
-            if suffix.lower() == "cls" and member.size <= _MAX_CLASS_FILE:
-                file.seek(member.offset)
-                labels[key] = _label(file.read(member.size), path, member.name)
-            elif stem and f".{last}" in suffixes:
-                found.append((key, member))
-    for key, member in found:
-        yield member.name, member.offset, member.size, labels.get(key, -1)
-
-
-def _label(content: bytes, path: str, name: str) -> int:
-    text = content.decode("ascii", errors="replace").strip()
-    if not (text.isdecimal() and len(text) < 7):
-        raise ValueError(
-            f"`{path}`: {name!r} must have the number of a class, below a million, got {text!r}. "
-            "Write the shard again."
-        )
-    return int(text)

@@ -10,6 +10,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -24,6 +25,12 @@ LEFTOVERS = frozenset(
     + ["system volume information"]
 )
 """Folders that archives, storage devices and operating systems leave behind, in lower case."""
+
+PACKED = (".tar", ".parquet", ".arrow")
+"""Files that hold many samples, by priority: tar files often have a parquet file of facts each."""
+_GLANCED, _DEEP = 2000, 3  # files and depth up to which a folder is looked at for them
+_NOTES = ("", ".txt", ".md", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".tsv", ".py", ".lock")
+_FEW_NOTES = 10  # more text files are texts
 
 
 @dataclass
@@ -98,6 +105,36 @@ def scan(root: str, extensions: frozenset[str] = EXTENSIONS, what: str = "images
     ):  # fmt: skip
         paths.sort(key=os.fsencode)
     return listing
+
+
+def packed_suffix(root: str) -> str | None:
+    """Return what a root of packed samples consists of: `.tar`, `.parquet` or `.arrow`.
+
+    A folder is one if it has such files and otherwise a few notes; of a folder with more than some
+    thousand files only the first ones are looked at. `None` for all other roots.
+    """
+    if os.path.isfile(root):
+        return extension_of(root) if extension_of(root) in PACKED else None
+    own = (os.path.join(root, name) for name in ("index.json", "index/offset.npy"))
+    if all(map(os.path.isfile, own)):
+        return ".tar"  # written by `mezzotint shard`
+    found, waiting = Counter[str](), [(root, 0)]
+    while waiting and found.total() < _GLANCED:
+        folder, depth = waiting.pop(0)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        for entry in entries[:_GLANCED]:
+            if entry.is_dir(follow_symlinks=False):
+                hidden = entry.name.startswith(".") or entry.name.lower() in LEFTOVERS
+                waiting += [(entry.path, depth + 1)] if depth < _DEEP and not hidden else []
+            elif not entry.name.startswith("."):
+                found[extension_of(entry.name)] += 1
+    packed = sum(found[suffix] for suffix in PACKED)
+    if not found.keys() <= {*PACKED, *_NOTES} or found[".txt"] > _FEW_NOTES + packed:
+        return None
+    return next((suffix for suffix in PACKED if found[suffix]), None)
 
 
 def folder_of(root: str) -> str:

@@ -8,10 +8,47 @@ import numpy as np
 import numpy.typing as npt
 
 from mezzotint.data.balance import EpochOrder
-from mezzotint.data.formats.shards import DamagedShards, ShardIndex, ShardOrder
+from mezzotint.data.formats import storage
+from mezzotint.data.formats.parquet import SUFFIXES
+from mezzotint.data.formats.rows import RowIndex, open_rows
+from mezzotint.data.formats.shards import DamagedShards, ShardIndex, ShardOrder, read_index
+from mezzotint.data.formats.webdataset import scan_tars
+from mezzotint.data.listing.folder import PACKED, extension_of, packed_suffix, scan
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.types import Unreadable
+
+
+def open_shards(
+    root: str, suffixes: frozenset[str], modality: str, column: str | None, label: str | None
+) -> ShardIndex:
+    """Open packed samples: shards with an index, tar files, parquet files or an Arrow data set.
+
+    Args:
+        root: folder or URL of the files, or one local file.
+        suffixes: of the members of a tar file that are samples.
+        modality: of the samples.
+        column: of encoded samples in a parquet or Arrow file.
+        label: column of the labels there.
+
+    Raises:
+        ValueError: when there is nothing to read, or a column is named for files without.
+    """
+    if not storage.is_url(root):
+        suffix = packed_suffix(root)
+        if suffix is None:  # next to other files, and named all the same
+            names = scan(root, frozenset(PACKED), "shards").images
+            suffix = next((s for s in PACKED if s in map(extension_of, names)), None)
+        if suffix in SUFFIXES:
+            return open_rows(root, modality, column, label)
+    if column is not None or label not in (None, "label"):
+        key = "column" if column is not None else "label"
+        raise ValueError(
+            f"`data.{key}` names a column of parquet or Arrow files, and `{root}` has none of "
+            "them. Leave it out."
+        )
+    index = read_index(root, modality)
+    return scan_tars(root, suffixes, modality) if index is None else index
 
 
 class Sharded(Source, abstract=True):
@@ -22,12 +59,22 @@ class Sharded(Source, abstract=True):
         holdout: fraction of each class to score, if the shards have no split for it.
     """
 
-    opens: ClassVar[frozenset[str]] = frozenset()
+    opens: ClassVar[frozenset[str]] = frozenset(PACKED)
     opens_one: ClassVar[frozenset[str]] = frozenset()
     index: ShardIndex
     holdout: float
     labels: Index
     _paths: Any
+
+    def use(self, index: ShardIndex, window: int | None) -> None:
+        """Have the training samples of an index, in windows of some samples."""
+        self.index, own = index, index.splits[0][1]
+        self.notes, self.unreadable = index.notes, index.unreadable
+        self.show(own)
+        needed = index.window if isinstance(index, RowIndex) and window is None else window
+        if needed != window:
+            self.notes = (*self.notes, f"shuffled within {needed:,} samples, which a process keeps")
+        self.weighting = self.order(needed)
 
     def show(self, count: int) -> None:
         """Have the first samples of the shards."""

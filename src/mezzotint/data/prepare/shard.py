@@ -1,4 +1,4 @@
-"""Write a folder of images or audio as shards: `mezzotint shard DATA OUT`.
+"""Write a folder of images or audio, or shards of others, as shards: `mezzotint shard DATA OUT`.
 
 The files are copied as they are, in a random order that is a function of the data alone. Labels,
 class names, splits, samples that stay together, ids and a hash of each sample are kept, so that an
@@ -20,13 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mezzotint.data.audio.folder import AudioFolder
+from mezzotint.data.formats.parquet import suffix_of_content
 from mezzotint.data.formats.shards import digest_of, write_index
 from mezzotint.data.formats.tar import MAX_MEMBER
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.image_tags import ImageTags
+from mezzotint.data.listing.sharded import Sharded
 from mezzotint.data.source import Source
 from mezzotint.files import flush, is_owner_alive
 from mezzotint.seeding import sample_order
+from mezzotint.types import Unreadable
 
 
 @dataclass
@@ -65,7 +68,7 @@ def shard(source: Source, out: str | Path, *, samples: int = 10_000) -> WrittenS
     """Write the samples of a folder, training and test, as shards.
 
     Args:
-        source: `image_folder` or `audio_folder`.
+        source: `image_folder`, `audio_folder`, or shards of others, such as parquet files.
         out: a new folder.
         samples: samples of a shard.
 
@@ -99,10 +102,11 @@ def shard(source: Source, out: str | Path, *, samples: int = 10_000) -> WrittenS
 
 
 def _require_files(source: Source) -> None:
+    audio = isinstance(source, AudioFolder) and not isinstance(source, Sharded)
     several = isinstance(source, ImageTags) or (
-        isinstance(source, AudioFolder) and any(len(found) > 1 for found in source._found)
+        audio and any(len(found) > 1 for found in source._found)
     )
-    clips = isinstance(source, AudioFolder) and not np.isnan(source._starts).all()
+    clips = audio and not np.isnan(source._starts).all()
     if not isinstance(source, ImageFolder | AudioFolder) or several or clips:
         what = "files with several labels" if several else "clips of files" if clips else "this"
         raise ValueError(
@@ -158,11 +162,15 @@ def _write(
     archive: tarfile.TarFile | None = None
     for row in rows.tolist():
         try:
-            content = Path(source._file(row)).read_bytes()
+            found = source._file(row)
+            content = found if isinstance(found, bytes) else Path(found).read_bytes()
             if len(content) > MAX_MEMBER:
                 raise OSError(f"{len(content):,} bytes, more than {MAX_MEMBER:,}")
         except OSError as error:
             done.missing[source.id_of(row)] = error.strerror or str(error)
+            continue
+        except Unreadable as error:  # of shards
+            done.missing[source.id_of(row)] = error.reason
             continue
         if archive is None:
             name = f"{len(done.shards):05d}.tar"
@@ -170,6 +178,7 @@ def _write(
             done.shards.append((name, 0))
         label = -1 if labels is None else int(labels[row])
         key, suffix = f"{len(kept):08d}", os.path.splitext(source.id_of(row))[1].lower()
+        suffix = suffix or suffix_of_content(content)  # rows of parquet have no name
         columns["offset"].append(_add(archive, key + suffix, content))
         if label >= 0:
             _add(archive, f"{key}.cls", str(label).encode())

@@ -27,10 +27,12 @@ from mezzotint.data.formats.delimited import (
     read_values,
 )
 from mezzotint.data.formats.numpy_files import CLASSES, numpy_arrays, with_class_names
+from mezzotint.data.formats.parquet import SUFFIXES as PARQUET
+from mezzotint.data.formats.parquet import read_rows
 
 Column = npt.NDArray[np.float64] | npt.NDArray[np.str_]
 
-SUFFIXES = frozenset({*SEPARATORS, ".arff", ".npy", ".npz", ".parquet"})
+SUFFIXES = frozenset({*SEPARATORS, ".arff", ".npy", ".npz", *PARQUET})
 """Suffixes of tables, in lower case."""
 
 _ODD = 0.1  # fraction of odd cells up to which a column was meant to have numbers
@@ -67,7 +69,8 @@ def read_table(
     """Read the columns of a file, by name; row numbers are left out.
 
     Args:
-        path: path of a `.csv`, `.tsv`, `.arff`, `.npz` or `.parquet` file.
+        path: path of a `.csv`, `.tsv`, `.arff`, `.npz`, `.parquet` or `.arrow` file, or of a folder
+            of the last two, whose splits become a column `split`.
         y: name of the labels, which an `.npz` may also call `y`; they are read as text.
         text: names of further columns to read as text, whatever they hold.
         numbers: names of the columns that must have numbers or times; by default this is decided by
@@ -85,7 +88,7 @@ def read_table(
         columns = _of_arff(path, words)
     elif suffix in (".npy", ".npz"):
         columns = _of_npz(path, y, words)
-    elif suffix == ".parquet":
+    elif suffix in PARQUET or path.is_dir():
         columns = _of_parquet(path, words)
     else:
         raise ValueError(
@@ -276,20 +279,7 @@ def _array_values(array: npt.NDArray[Any]) -> Column:
 
 
 def _of_parquet(path: Path, words: Collection[str]) -> Columns:
-    try:
-        from pyarrow import parquet  # optional: only these files need it
-    except ImportError:
-        raise ValueError(
-            f"`{path}` is read with pyarrow, which is not installed. Run `pip install "
-            "'mezzotint[parquet]'`, or use .csv or .npz."
-        ) from None
-    try:
-        table = parquet.read_table(path)
-    except Exception as error:  # pyarrow has many errors for a damaged file
-        detail = " ".join(str(error).split())[:160]
-        raise ValueError(
-            f"`{path}` cannot be read ({detail}). It must be a parquet file. Write it again."
-        ) from None
+    table = read_rows(str(path))
     columns = Columns(str(path))
     for name in table.column_names:
         values = table.column(name).to_pylist()

@@ -1,4 +1,4 @@
-"""Read tables of numeric and categorical columns from CSV, ARFF, `.npz` or parquet.
+"""Read tables of numeric and categorical columns from CSV, ARFF, `.npz`, parquet or Arrow.
 
 `encoding.py` turns columns into features, standardized over the training rows. An encoder keeps
 this encoding (`Table.preprocessing`), and `fitted` applies it to another table: a row then gives
@@ -38,8 +38,8 @@ class Table(InMemory):
     """Read the rows of a table, `[features]`.
 
     Args:
-        path: path of a `.csv`, `.tsv`, `.arff`, `.npz` or `.parquet` file. An `.npz` has a matrix
-            `x` `[N, F]`, or one array per column.
+        path: path of a `.csv`, `.tsv`, `.arff`, `.npz`, `.parquet` or `.arrow` file, or of a folder
+            of parquet or Arrow files. An `.npz` has a matrix `x` `[N, F]`, or one array per column.
         y: column of the labels; without a column `label`, or with `null`, rows are unlabeled.
         categorical: numeric columns that name categories.
         ignore: columns to ignore, such as an identifier.

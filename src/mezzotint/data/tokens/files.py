@@ -1,13 +1,13 @@
-"""Read text or tokens from folders, text files, CSV tables and integer arrays.
+"""Read text or tokens from folders, text files, tables (CSV, parquet, Arrow) and integer arrays.
 
 Every reader returns a list of texts, or of token numbers, with a label if there is one.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,9 @@ from mezzotint.data.formats.numpy_files import (
     one_column,
     with_class_names,
 )
-from mezzotint.data.listing.folder import scan
+from mezzotint.data.formats.parquet import SUFFIXES as PARQUET
+from mezzotint.data.formats.parquet import read_rows
+from mezzotint.data.listing.folder import packed_suffix, scan
 from mezzotint.data.listing.groups import check_pattern, column_of_groups, source_of
 from mezzotint.data.listing.layout import (
     SPLIT_COLUMN,
@@ -39,7 +41,7 @@ Unit = Literal["line", "file"]
 
 TEXTS = frozenset((".txt", ".text", ".md"))
 ARRAYS = frozenset((".npz", ".npy"))
-FILES = TEXTS | SEPARATORS.keys() | ARRAYS | {""}
+FILES = TEXTS | SEPARATORS.keys() | ARRAYS | PARQUET | {""}
 """Suffixes of all supported files; a file without one is text."""
 
 
@@ -73,10 +75,10 @@ def read_texts(
     """Read all texts of a path, and say what the columns or arrays of a file are used for.
 
     Args:
-        path: a folder or a file.
+        path: a folder or a file; a folder of parquet or Arrow files is one table.
         unit: `line` makes each line of a text file a text, `file` the whole file.
-        text: column of the texts in a table, by default `text`; or array of the tokens in an
-            `.npz`, by default `x`.
+        text: column of the texts in a table, by default `text`, or `sentence` in parquet and Arrow
+            files; or array of the tokens in an `.npz`, by default `x`.
         label: column of the labels in a table, or their array in an `.npz`.
         group: column or array of the people or other sources; for text files a regular expression
             over their path.
@@ -87,11 +89,13 @@ def read_texts(
     """
     suffix = path.suffix.lower()
     uses: list[ColumnUse] = []
-    if path.is_dir():
+    if packed_suffix(str(path)) in PARQUET:
+        found, uses = _table(path, text, label, group)
+    elif path.is_dir():
         check_pattern(group)
         found = _folder(path, unit, group, unreadable)
     elif suffix in SEPARATORS:
-        found, uses = _table(path, text or "text", label, group)
+        found, uses = _table(path, text, label, group)
     elif suffix in ARRAYS:
         found, uses = _arrays(path, text or "x", label, group)
     elif path.is_file() and (suffix in TEXTS or not suffix):
@@ -100,8 +104,8 @@ def read_texts(
     else:
         wrong = f"has the suffix {path.suffix!r}" if path.exists() else "does not exist"
         raise ValueError(
-            f"`{path}` {wrong}. Supported: a folder of text files, .txt, .csv, .tsv, .npz and "
-            ".npy. Check `data.path`."
+            f"`{path}` {wrong}. Supported: a folder of text files, .txt, .csv, .tsv, .parquet, "
+            ".arrow, .npz and .npy. Check `data.path`."
         )
     kept = [
         item
@@ -134,7 +138,7 @@ def reason_of(error: ValueError) -> str:
 
 def notes_on_folder(path: Path) -> tuple[str, ...]:
     """Say what of a folder is not read; nothing of a file."""
-    if not path.is_dir():
+    if not path.is_dir() or packed_suffix(str(path)):
         return ()
     parts = parts_of(scan(str(path), TEXTS, "text files"), "text files")
     left = [name for name in parts.train if name not in _trained_on(parts)]
@@ -177,44 +181,71 @@ def _folder(
 
 
 def _table(
-    path: Path, text: str, label: str | None, group: str | None
+    path: Path, text: str | None, label: str | None, group: str | None
 ) -> tuple[list[Text], list[ColumnUse]]:
     """Read a table; a text keeps its spaces and line ends, and no word of it is missing."""
-    if not read_text(path, "a table of UTF-8 text").strip():
-        raise ValueError(f"`{path}` is empty: it has no text and no tokens. Check the file.")
-    table = read_text_table(path, keep_spaces=True)
-    if text not in table.header:
+    header, column, count = _columns(path)
+    if text is None:
+        text = "sentence" if "text" not in header and path.suffix not in SEPARATORS else "text"
+        text = text if text in header else "text"
+    if text not in header:
         raise ValueError(
-            f"`{path}` has no column {text!r}, only {', '.join(table.header)}. Name the column of "
+            f"`{path}` has no column {text!r}, only {', '.join(header)}. Name the column of "
             "the texts with `data.text`."
         )
-    label = chosen_name(
-        label, table.header, default="label", key="data.label", path=path, noun="column"
-    )
-    column = table.header.index(text)
-    labels = [None] * len(table.rows) if label is None else table.column(label)
-    others = [name for name in table.header if name not in (text, label)]
-    roles = roles_of(table.column(SPLIT_COLUMN)) if SPLIT_COLUMN in others else None
+    label = chosen_name(label, header, default="label", key="data.label", path=path, noun="column")
+    labels = [None] * count if label is None else _words(column(label))
+    others = [name for name in header if name not in (text, label)]
+    roles = roles_of(_words(column(SPLIT_COLUMN))) if SPLIT_COLUMN in others else None
     used, scored, split = rows_of_splits(roles, [bool(own) for own in labels])
-    _require_group(group, table.header, path, "column")
+    _require_group(group, header, path, "column")
     group = group or column_of_groups(others)
-    who = [None] * len(table.rows) if group is None else table.column(group)
+    who = [None] * count if group is None else _words(column(group))
     found = [
         Text(
-            row[column],
+            content,
             nfc(own) if own else None,
             split if test else None,
             f"{path.stem}/{i:06d}",
             name or None,
         )
-        for i, (row, own, keep, test, name) in enumerate(
-            zip(table.rows, labels, used, scored, who, strict=True)
+        for i, (content, own, keep, test, name) in enumerate(
+            zip(_contents(column(text), text, path), labels, used, scored, who, strict=True)
         )
         if keep
     ]
     uses = {text: "text", label: "label", group: "source"}
     uses |= {} if roles is None else {SPLIT_COLUMN: "split"}
-    return found, [ColumnUse(name, uses.get(name, "left out")) for name in table.header]
+    return found, [ColumnUse(name, uses.get(name, "left out")) for name in header]
+
+
+def _columns(path: Path) -> tuple[list[str], Callable[[str], list[Any]], int]:
+    """Return the names of a table's columns, what gives the cells of one, and the rows."""
+    if path.suffix.lower() in SEPARATORS:
+        if not read_text(path, "a table of UTF-8 text").strip():
+            raise ValueError(f"`{path}` is empty: it has no text and no tokens. Check the file.")
+        table = read_text_table(path, keep_spaces=True)
+        return table.header, table.column, len(table.rows)
+    rows = read_rows(str(path))
+    return rows.column_names, lambda name: rows.column(name).to_pylist(), len(rows)
+
+
+def _words(cells: Sequence[Any]) -> list[str]:
+    return ["" if cell is None else str(cell) for cell in cells]
+
+
+def _contents(cells: Sequence[Any], name: str, path: Path) -> Iterator[str | npt.NDArray[np.int64]]:
+    """Yield texts, or the token numbers of cells that are lists of integers."""
+    for cell in cells:
+        if isinstance(cell, list) and all(type(value) is int for value in cell):
+            yield np.array(cell, np.int64)
+        elif cell is None or isinstance(cell, str):
+            yield cell or ""
+        else:
+            raise ValueError(
+                f"`{path}`: the column {name!r} must be texts or lists of integers, got "
+                f"{type(cell).__name__}. Set `data.text` to another column."
+            )
 
 
 def _arrays(

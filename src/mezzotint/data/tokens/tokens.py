@@ -68,16 +68,17 @@ class Tokens(InMemoryTokens):
 
     Args:
         path: path of a folder of text files, with or without class folders; of a `.txt` file; of a
-            `.csv` or `.tsv` table with a column of texts; or of an `.npz` or `.npy` of integers
-            `[N, L]` or `[T]`, negative for padding.
+            `.csv`, `.tsv`, `.parquet` or `.arrow` table with a column of texts, or a folder of the
+            last two; or of an `.npz` or `.npy` of integers `[N, L]` or `[T]`, negative for padding.
         length: tokens per sample.
         tokenizer: `bytes`, or the path of a `tokenizer.json` or of a vocabulary with one token a
             line. Arrays of integers need none.
         unit: `line` makes each line of a text file a text, `file` the whole file.
         overflow: `truncate` keeps the beginning of a longer text, `split` cuts it into as many
             samples as it fills.
-        text: column of the texts in a table, by default `text`; or array of the tokens in an
-            `.npz`, by default `x`.
+        text: column of the texts in a table, by default `text`, or `sentence` in parquet and Arrow
+            files, where it may also be lists of integers; or array of the tokens in an `.npz`, by
+            default `x`.
         label: column of the labels in a table, or their array in an `.npz`; `null` ignores them.
             Only `label` may be missing.
         vocabulary: size of the vocabulary of an array; by default one more than its largest token.
