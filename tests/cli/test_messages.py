@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
 from PIL import Image
+from pyarrow import parquet
 
 from mezzotint.cli.app import run
 from mezzotint.data.table.table import Table
@@ -83,6 +85,8 @@ def make_files() -> None:
         Path("mixed").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(f"mixed/{number}.png")
         np.save(f"mixed/{number}.npy", np.zeros((8, 3)))
+    parquet.write_table(pa.table({"a": [b"hello"], "b": [b"x"]}), "bytes.parquet")
+    Path("broken.parquet").write_bytes(b"PAR1")
     np.savez("wide.npz", x=np.full((4, 3, 8, 8), 7.0, np.float32))
     np.savez("pickle.npz", x=np.array([{"a": 1}], dtype=object))
     np.savez("two.npz", a=np.zeros((4, 8, 3)), b=np.zeros((4, 8, 3)))
