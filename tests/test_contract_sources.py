@@ -223,9 +223,9 @@ def table(root: Path, count: int) -> Config:
 
 
 def table_arrow(root: Path, count: int) -> Config:
-    values = {"height": [n * n + ord(c) for c, n in names(count)], "label": list("a" * count)}
-    values["label"] += list("b" * count)
-    save_to_disk(pa.table(values), root / "train")
+    heights = [number * number + ord(name) for name, number in names(count)]
+    labels = [name for name, _ in names(count)]
+    save_to_disk(pa.table({"height": heights, "label": labels}), root / "train")
     return {"path": str(root)}
 
 

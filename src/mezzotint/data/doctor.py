@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mezzotint.data.image.decode import MAX_PIXELS
 from mezzotint.data.image.doctor import Report, examine_folder, finding, shown_counts
-from mezzotint.data.listing.folder import EXTENSIONS, PACKED, packed_suffix, scan
+from mezzotint.data.listing.folder import EXTENSIONS, PACKED, extension_of, packed_suffix, scan
 
 if TYPE_CHECKING:
     from mezzotint.data.detection.doctor import DetectionReport
@@ -32,7 +32,6 @@ _FOLDERS = {
     "tokens": frozenset(".txt .text .md".split()),
 }
 """Source of a folder by the extension that most of its files have."""
-_NOTES = "tokens"
 _MINOR = 0.1  # files of another kind, as a fraction of the first, that may lie in between
 _FILES = {
     ".h5": "point_clouds", ".hdf5": "point_clouds", ".ts": "series", ".arff": "table",
@@ -209,21 +208,22 @@ def kind_of(path: str) -> str:
     """
     if not os.path.exists(path):
         raise ValueError(f"`{path}` does not exist. Give a folder or a file of data.")
-    packed = packed_suffix(path)
-    if packed is not None:
-        return _kind_of_packed(path, packed)
+    if (packed := packed_suffix(path)) is not None:
+        from mezzotint.data.listing.sharded import kind_of_packed
+
+        return kind_of_packed(path, packed)
     if os.path.isdir(path):
         return _kind_of_folder(path)
     suffix = Path(path).suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        return _kind_of_table(path)
-    if suffix in (".npz", ".npy"):
-        return _kind_of_arrays(path)
+    tables = dict.fromkeys((".csv", ".tsv"), _kind_of_table)
+    readers = tables | dict.fromkeys((".npz", ".npy"), _kind_of_arrays)
+    if suffix in readers:
+        return readers[suffix](path)
     if suffix not in _FILES:
+        known = ", ".join((".csv", ".tsv", ".npz", ".npy", *_FILES, *PACKED))
         raise ValueError(
-            f"`{path}` has the suffix {suffix!r}. Supported: a folder, .csv, .tsv, .npz, .npy, "
-            f"{', '.join((*_FILES, *PACKED))}. Say what it is with kind=table, series, tokens "
-            "and so on."
+            f"`{path}` has the suffix {suffix!r}. Supported: a folder, {known}. Say what it is "
+            "with kind=table, series and so on."
         )
     return _FILES[suffix]
 
@@ -234,14 +234,13 @@ def _kind_of_folder(path: str) -> str:
     Raises:
         ValueError: when there is nothing to read, or much of two kinds, with what was counted.
     """
-    every = frozenset().union(*_FOLDERS.values())
-    listing = scan(path, every)
-    found = Counter(Path(name).suffix.lower() for name in listing.images)
+    listing = scan(path, frozenset().union(*_FOLDERS.values()))
+    found = Counter(map(extension_of, listing.images))
     counts = {kind: sum(found[e] for e in known) for kind, known in _FOLDERS.items()}
-    data = [kind for kind, count in counts.items() if count and kind != _NOTES] or [_NOTES]
+    data = [kind for kind, count in counts.items() if count and kind != "tokens"] or ["tokens"]
     first, *others = sorted(data, key=lambda kind: -counts[kind])
     if not counts[first]:
-        files = Counter(Path(name).suffix.lower() or "no suffix" for name in listing.others)
+        files = Counter(extension_of(name) or "no suffix" for name in listing.others)
         seen = ", ".join(f"{n} {suffix}" for suffix, n in files.most_common(3)) or "no files"
         raise ValueError(
             f"`{path}` has no images, sounds, videos, point clouds or texts (found: {seen}). "
@@ -260,29 +259,6 @@ def _kind_of_folder(path: str) -> str:
             f"say which with data.kind={first}."
         )
     return first
-
-
-def _kind_of_packed(path: str, suffix: str) -> str:
-    """Return what packed files hold: rows by their columns, members of a tar file by their names.
-
-    Raises:
-        ValueError: when a tar file has neither images nor sounds, or a file is damaged.
-    """
-    if suffix != ".tar":
-        from mezzotint.data.formats.rows import kind_of_rows
-
-        return kind_of_rows(path)
-    from mezzotint.data.formats.webdataset import suffixes_in
-
-    found = suffixes_in(path)
-    kinds = [kind for kind in ("image_folder", "audio_folder") if found & _FOLDERS[kind]]
-    if len(kinds) != 1:
-        what = "both images and sounds" if kinds else "no images and no sounds"
-        raise ValueError(
-            f"`{path}` has tar files with {what}. Name files of one modality, or say which with "
-            "data.kind=image_shards or audio_shards."
-        )
-    return kinds[0].replace("folder", "shards")
 
 
 def _kind_of_table(path: str) -> str:
@@ -318,9 +294,8 @@ def location_of(path: str, kind: str) -> dict[str, Any]:
     entry = index().members("Source").get(kind)
     if kind == "captioned_images":
         return {"kind": kind, "root": str(Path(path).parent), "files": path}
-    if entry is None:
-        return {"kind": kind}
-    return {"kind": kind, "root" if "root" in entry.keys else "path": path}
+    where = {} if entry is None else {"root" if "root" in entry.keys else "path": path}
+    return {"kind": kind, **where}
 
 
 def opened(root: str, overrides: Sequence[str] = ()) -> "Source":

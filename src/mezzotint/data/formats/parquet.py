@@ -109,6 +109,11 @@ def files_below(root: str) -> list[str]:
     return parquet or names
 
 
+def path_of(folder: str, name: str) -> str:
+    """Return the path of a file below a folder, without a leading `./`."""
+    return name if folder == "." else os.path.join(folder, name)
+
+
 def classes_of(schema: Any) -> dict[str, tuple[str, ...]]:
     """Return the names of the classes of each `ClassLabel` column."""
     features = _features(schema)
@@ -250,7 +255,7 @@ def read_rows(root: str) -> Any:
     folder, tables = folder_of(root), []
     names = files_below(root)
     for name in names:
-        path = os.path.join(folder, name)
+        path = path_of(folder, name)
         with readable(path):
             is_parquet = extension_of(name) == ".parquet"
             table = parquet_file(path).read(use_threads=False) if is_parquet else mapped_file(path)
@@ -259,7 +264,7 @@ def read_rows(root: str) -> Any:
     for name, table in zip(names, tables, strict=True):
         if not table.schema.equals(tables[0].schema):
             raise ValueError(
-                f"`{os.path.join(folder, name)}` has other columns than `{names[0]}`. Name one of "
+                f"`{path_of(folder, name)}` has other columns than `{names[0]}`. Name one of "
                 "them, or a folder of equal files."
             )
     files = arranged(names, [len(table) for table in tables], [True] * len(tables))

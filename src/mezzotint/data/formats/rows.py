@@ -22,6 +22,7 @@ from mezzotint.data.formats.parquet import (
     mapped_file,
     modality_of_content,
     parquet_file,
+    path_of,
     readable,
     schema_of,
 )
@@ -149,7 +150,7 @@ def kind_of_rows(root: str) -> str:
         ValueError: when nothing can be read.
     """
     names = files_below(root)
-    path = os.path.join(folder_of(root), names[0])
+    path = path_of(folder_of(root), names[0])
     schema = schema_of(path)
     if any(is_encoded(field.type) for field in schema):
         index = open_rows(root, "", None, None)
@@ -195,7 +196,7 @@ class _Opened:
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
+        """Number of rows of all groups."""
         return sum(rows for _, rows in self.groups)
 
 
@@ -244,7 +245,7 @@ def open_rows(root: str, modality: str, column: str | None, label: str | None) -
 
 
 def _opened(folder: str, name: str, column: str | None, label: str | None) -> _Opened:
-    path = os.path.join(folder, name)
+    path = path_of(folder, name)
     with readable(path):
         is_parquet = extension_of(name) == ".parquet"
         file = parquet_file(path) if is_parquet else mapped_file(path)

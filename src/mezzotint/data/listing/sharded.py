@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS
 from mezzotint.data.balance import EpochOrder
 from mezzotint.data.formats import storage
 from mezzotint.data.formats.parquet import SUFFIXES
-from mezzotint.data.formats.rows import RowIndex, open_rows
+from mezzotint.data.formats.rows import RowIndex, kind_of_rows, open_rows
 from mezzotint.data.formats.shards import DamagedShards, ShardIndex, ShardOrder, read_index
-from mezzotint.data.formats.webdataset import scan_tars
-from mezzotint.data.listing.folder import PACKED, extension_of, packed_suffix, scan
+from mezzotint.data.formats.webdataset import scan_tars, suffixes_in
+from mezzotint.data.listing.folder import EXTENSIONS, PACKED, extension_of, packed_suffix, scan
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.types import Unreadable
@@ -49,6 +50,26 @@ def open_shards(
         )
     index = read_index(root, modality)
     return scan_tars(root, suffixes, modality) if index is None else index
+
+
+def kind_of_packed(path: str, suffix: str) -> str:
+    """Return the kind of source of packed files: by columns, or by the names in a tar file.
+
+    Raises:
+        ValueError: when a tar file has neither images nor sounds, or a file is damaged.
+    """
+    if suffix != ".tar":
+        return kind_of_rows(path)
+    found = suffixes_in(path)
+    known = {"image": EXTENSIONS, "audio": AUDIO_EXTENSIONS}
+    modalities = [modality for modality, suffixes in known.items() if found & suffixes]
+    if len(modalities) != 1:
+        what = "both images and sounds" if modalities else "no images and no sounds"
+        raise ValueError(
+            f"`{path}` has tar files with {what}. Name files of one modality, or say which with "
+            "data.kind=image_shards or audio_shards."
+        )
+    return f"{modalities[0]}_shards"
 
 
 class Sharded(Source, abstract=True):

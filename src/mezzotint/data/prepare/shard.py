@@ -102,11 +102,10 @@ def shard(source: Source, out: str | Path, *, samples: int = 10_000) -> WrittenS
 
 
 def _require_files(source: Source) -> None:
-    audio = isinstance(source, AudioFolder) and not isinstance(source, Sharded)
-    several = isinstance(source, ImageTags) or (
-        audio and any(len(found) > 1 for found in source._found)
-    )
-    clips = audio and not np.isnan(source._starts).all()
+    several, clips = isinstance(source, ImageTags), False
+    if isinstance(source, AudioFolder) and not isinstance(source, Sharded):
+        several = any(len(found) > 1 for found in source._found)
+        clips = not np.isnan(source._starts).all()
     if not isinstance(source, ImageFolder | AudioFolder) or several or clips:
         what = "files with several labels" if several else "clips of files" if clips else "this"
         raise ValueError(
