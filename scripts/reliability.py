@@ -13,6 +13,7 @@ The table is tests/faults/rows.yaml, the outcomes are tests/faults/outcomes.yaml
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "tests/faults/rows.yaml"
 OUTCOMES = ROOT / "tests/faults/outcomes.yaml"
 PAGE = ROOT / "docs/reliability.md"
+_FUNCTION = re.compile(r"\w+")  # without parameters and the group of a process
 _WORSE = ("skipped", "passed", "failed")
 _HEAD = """# Reliability
 
@@ -68,7 +70,8 @@ def outcomes_of(report: Path) -> dict[str, str]:
     """Read the outcome of each test from a report in JUnit's format (xunit1)."""
     found: dict[str, str] = {}
     for case in ElementTree.parse(report).iter("testcase"):
-        name = f"{case.get('file')}::{str(case.get('name')).partition('[')[0]}"
+        function = _FUNCTION.match(str(case.get("name")))
+        name = f"{case.get('file')}::{function[0] if function else ''}"
         kinds = {child.tag for child in case}
         now = "passed"
         if kinds & {"failure", "error"}:

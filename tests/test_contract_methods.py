@@ -539,6 +539,7 @@ def two_processes(
     return results
 
 
+@pytest.mark.xdist_group("method_ranks")
 @pytest.mark.parametrize(
     "batch_norm", [False, True], ids=["plain encoder", "encoder with BatchNorm"]
 )

@@ -10,6 +10,8 @@ import torch.distributed as td
 from mezzotint import dist
 from tests.ranks import spawn
 
+pytestmark = pytest.mark.xdist_group("dist")
+
 WORLD = 2
 CPU = torch.device("cpu")
 

@@ -17,6 +17,8 @@ from mezzotint.codebooks.learned import LearnedCodebook
 from mezzotint.seeding import Draws, key_of
 from tests.ranks import spawn
 
+pytestmark = pytest.mark.xdist_group("codebook_ranks")
+
 STEPS = 20
 DIM, CODES, ROWS = 8, 24, 240
 OFTEN = EMA(expire_every=4, expire_below=0.3, decay=0.8)

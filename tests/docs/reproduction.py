@@ -47,6 +47,8 @@ def shrink(config: dict[str, Any]) -> dict[str, Any]:
             _shrink(name, value)
     if "run" in config or "method" in config:
         config["run"] = _small_run(config.get("run", {}))
+    if "evaluate" in config:
+        config["evaluate"]["seeds"] = 1
     for phase in config.get("phases", []):
         if "run" in phase:
             phase["run"] = {"epochs": 1}

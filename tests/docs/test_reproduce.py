@@ -81,7 +81,12 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Site]:
     return {page.stem: Site(tmp_path_factory.mktemp(page.stem), page) for page in PAGES}
 
 
-ALL = [(page.stem, command) for page in PAGES for command in commands(page)]
+# One process runs all commands of a page, because later ones need the runs of earlier ones.
+ALL = [
+    pytest.param(page.stem, command, marks=pytest.mark.xdist_group(f"reproduce_{page.stem}"))
+    for page in PAGES
+    for command in commands(page)
+]
 
 
 @pytest.mark.parametrize(("page", "command"), ALL)

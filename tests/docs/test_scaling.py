@@ -28,6 +28,7 @@ def counted() -> dict[str, list[float]]:
     return check(2, list(TRAFFIC))
 
 
+@pytest.mark.xdist_group("scaling")
 @pytest.mark.parametrize("name", TRAFFIC)
 def test_two_processes_send_what_the_formulas_say(
     name: str, counted: dict[str, list[float]]

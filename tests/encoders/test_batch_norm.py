@@ -85,6 +85,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.xdist_group("batch_norm_ranks")
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_equal_one_with_the_full_batch(name: str, two_processes: list[Any]) -> None:
     make, shape = CASES[name]

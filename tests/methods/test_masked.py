@@ -154,6 +154,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.xdist_group("masked_ranks")
 @each_method
 def test_two_ranks_train_as_one_and_hold_the_same_books(name: str, two_ranks: list[Any]) -> None:
     """Regression: ranks of BRIDLE's source label the same patch alike in 0.05 % of cases."""

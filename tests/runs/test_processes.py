@@ -18,6 +18,8 @@ from mezzotint.encoders.resnet import resnet8
 from tests.ranks import spawn
 from tests.test_contract_sources import noise
 
+pytestmark = pytest.mark.xdist_group("evaluation_ranks")
+
 SIZES = (1, 300)  # fewer samples than processes; two batches, the last one partial
 
 

@@ -68,6 +68,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.xdist_group("distributed")
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_train_as_one(two_processes: Path, tmp_path: Path, method: str) -> None:
     two, made = two_processes / method, config(method)
@@ -88,8 +89,8 @@ def test_an_error_on_the_main_process_ends_both(tmp_path: Path) -> None:
     )
     assert done.returncode != 0 and "No space left on device" in done.stderr
     saved, _ = CheckpointStore(tmp_path / "two" / "checkpoints").latest()
-    # The last try, when the error is known, finds room.
-    assert saved is not None and saved.step == 5
+    # The last try, when the error of the thread that saves is known, finds room.
+    assert saved is not None and saved.step in (5, 6)
     done = torchrun(
         tmp_path, {"two": config("byol", checkpoints={"every_steps": 2})}, mode="resume"
     )

@@ -183,6 +183,7 @@ def on_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.xdist_group("gradient_cache_ranks")
 @by_name
 def test_two_processes_have_the_gradient_of_one(
     cls: type[Method], on_two: list[dict[str, Any]]

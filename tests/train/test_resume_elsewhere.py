@@ -117,6 +117,7 @@ def moved(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return folder, seen
 
 
+@pytest.mark.xdist_group("resume_elsewhere")
 @pytest.mark.parametrize("method", METHODS)
 def test_the_order_and_the_losses_are_those_of_an_uninterrupted_run(
     method: str, moved: tuple[Path, dict[str, Any]], photos: Path, tmp_path: Path

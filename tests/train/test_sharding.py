@@ -31,6 +31,8 @@ from tests.ranks import spawn
 from tests.test_contract_methods import INPUT, METHODS, build, rows, views_for
 from tests.tiny import config
 
+pytestmark = pytest.mark.xdist_group("sharding")
+
 TRAINED: tuple[type[Method], ...] = (SimCLR, BYOL, MAE)
 
 
