@@ -55,7 +55,8 @@ def process_group(device: torch.device, timeout_s: float = 600.0) -> Iterator[No
     """Join the process group of `torchrun`, and leave it at the end; do nothing without `torchrun`.
 
     Args:
-        device: device of the tensors: nccl for CUDA, gloo otherwise.
+        device: device of the tensors: nccl for CUDA, with gloo for what the host must know, such
+            as signals; gloo alone otherwise.
         timeout_s: seconds after which a waiting collective raises on every rank, so that one stuck
             process cannot block the others.
     """
@@ -71,7 +72,7 @@ def process_group(device: torch.device, timeout_s: float = 600.0) -> Iterator[No
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     name = f"mezzotint/{attempt}/{next(_groups)}"
     td.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=PrefixStore(name, store), rank=own_rank, world_size=size, timeout=timeout,
     )  # fmt: skip
     try:
@@ -160,11 +161,20 @@ def _buckets(tensors: Sequence[Tensor], most: int = 25 * 2**20) -> Iterator[list
         yield bucket
 
 
+def host(device: torch.device) -> torch.device:
+    """Return the device of tensors whose collectives wait for no accelerator, if there is one.
+
+    That is the CPU if the process group has a backend for it, and else `device`.
+    """
+    own = {each.type for each in td.distributed_c10d._get_default_group()._device_types}
+    return torch.device("cpu") if "cpu" in own else device
+
+
 def all_true(flag: bool, device: torch.device) -> bool:
     """Return whether the flag is set on every rank."""
     if world_size() == 1:
         return flag
-    value = torch.tensor(int(flag), device=device)
+    value = torch.tensor(int(flag), device=host(device))
     td.all_reduce(value, op=td.ReduceOp.MIN)
     return bool(value.item())
 
@@ -173,7 +183,7 @@ def any_true(flags: Sequence[bool], device: torch.device) -> list[bool]:
     """Return for each flag whether it is set on any rank, by one collective for all flags."""
     if world_size() == 1:
         return list(flags)
-    values = torch.tensor([int(flag) for flag in flags], device=device)
+    values = torch.tensor([int(flag) for flag in flags], device=host(device))
     td.all_reduce(values, op=td.ReduceOp.MAX)
     return [bool(value) for value in values.tolist()]
 

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from mezzotint import load_encoder
+from mezzotint.data.loader import batches
 from mezzotint.optim.schedules import Cosine
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.runs.embed import embed
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.faults import POINTS
 from mezzotint.train.guard import NotFinite
-from mezzotint.train.log import read_metrics
+from mezzotint.train.log import Meter, read_metrics
 from mezzotint.train.loop import Trainer, pretrain
 from mezzotint.train.settings import Run
 from mezzotint.train.signals import Interrupted
@@ -429,3 +430,23 @@ def test_an_epoch_ends_where_the_rate_and_the_log_say(
         and rates[4] == pytest.approx(1e-3)
         and rates[8] == pytest.approx(5e-4)
     )
+
+
+def test_an_fp16_run_goes_on_after_a_step_that_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The gradient scaler knows of the step too, and would refuse the next one otherwise."""
+    monkeypatch.setenv("MEZZOTINT_FAULT", "loop.loss:step=1:nan")
+    sections = config("simclr", batch_size=16)
+    sections["run"]["compute"]["precision"] = "fp16"
+    made = Recipe.build(resolve_recipe(sections))
+    trainer = Trainer(made, torch.device("cpu"))
+    weight = next(made.method.parameters())
+    moved, losses = [], []
+    for step, batch in enumerate(batches(made.data, made.views, trainer.plan, start=0, stop=8)):
+        before = weight.detach().clone()
+        losses.append(trainer.step(step, batch, Meter())["loss"])
+        moved.append(not torch.equal(before, weight))
+    assert [math.isfinite(loss) for loss in losses] == [True, False, *[True] * 6]
+    # The scale is too large at first, and is halved until gradients fit.
+    assert trainer.state.guard.skipped == [1] and not moved[1] and moved[-1]

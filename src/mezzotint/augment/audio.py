@@ -250,7 +250,9 @@ class SpecAugment(Transform):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         rows = _covered(params["mels"], x.shape[2])[:, None, :, None]
         columns = _covered(params["frames"], x.shape[3])[:, None, None]
-        fill = x.mean(dim=(1, 2, 3), keepdim=True) if self.fill is None else x.new_tensor(self.fill)
+        fill = (
+            x.mean(dim=(1, 2, 3), keepdim=True) if self.fill is None else x.new_full((), self.fill)
+        )
         return torch.where(rows | columns, fill, x)
 
 

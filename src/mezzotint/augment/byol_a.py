@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mezzotint.augment.audio import LogMixup, RandomFrames, RandomResizeCrop, log_mixup
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
-from mezzotint.augment.transform import SPECTROGRAMS, Params, Transform
+from mezzotint.augment.transform import SPECTROGRAMS, Params, Transform, to_device_of
 from mezzotint.augment.views import ViewContext, ViewGenerator
 from mezzotint.seeding import Draws
 from mezzotint.timing import part
@@ -115,17 +115,18 @@ class BYOLA(ViewGenerator, kind="byol_a"):
         return [cut | self._draw(shape, context.draws(ids, view)) for view in range(2)]
 
     def _draw(self, shape: tuple[int, ...], draws: Draws) -> dict[str, Params]:
-        steps = {
+        return {name: step.draw(shape, draws.fold(name)) for name, step in self._steps.items()}
+
+    @property
+    def _steps(self) -> dict[str, Transform]:
+        """The steps of a view, in order."""
+        steps: dict[str, Transform | None] = {
             "mixup": self.mixup,
             "crop": self.crop,
             "fader": self.fader,
             "randomized_quantization": self.quantize,
         }
-        return {
-            name: step.draw(shape, draws.fold(name))
-            for name, step in steps.items()
-            if step is not None
-        }
+        return {name: step for name, step in steps.items() if step is not None}
 
     @torch.no_grad()
     def render(
@@ -152,7 +153,7 @@ class BYOLA(ViewGenerator, kind="byol_a"):
         x = input.as_float(stored)
         if self.frames is not None:
             x = self.frames(
-                x, Draws(batch.ids.to(x.device), context.draws(batch.ids, "frames").key)
+                x, Draws(to_device_of(x, batch.ids), context.draws(batch.ids, "frames").key)
             )
         x = input.normalize(x)
         bank = self._stored  # both views mix with earlier batches, never with this one
@@ -161,20 +162,15 @@ class BYOLA(ViewGenerator, kind="byol_a"):
             draws = context.draws(batch.ids, index)
             with part("draw"):
                 drawn = {
-                    name: {key: value.to(x.device) for key, value in params.items()}
+                    name: self._steps[name].to_device(params, x.device)
                     for name, params in self._draw(tuple(x.shape), draws).items()
                 }
             view = x
             if self.mixup is not None:
                 with part("mixup"):
                     view = self._mixed(x, bank, drawn["mixup"], draws)
-            changes = {
-                "crop": self.crop,
-                "fader": self.fader,
-                "randomized_quantization": self.quantize,
-            }
-            for name, change in changes.items():
-                if change is not None:
+            for name, change in self._steps.items():
+                if name != "mixup":
                     with part(name):
                         view = change.apply(view, drawn[name])
             views.append(view)
@@ -197,8 +193,8 @@ class BYOLA(ViewGenerator, kind="byol_a"):
         if bank is None or bank.shape[1:] != x.shape[1:] or bank.device != x.device:
             return x
         # Counted back from the newest sample, so a refilled bank gives the same partners.
-        rows = (self._next - 1 - draws.integers("bank", high=len(bank)).to(x.device)) % len(bank)
-        return log_mixup(x, bank.index_select(0, rows), params["fraction"])
+        rows = (self._next - 1 - draws.integers("bank", high=len(bank))) % len(bank)
+        return log_mixup(x, bank.index_select(0, to_device_of(x, rows)), params["fraction"])
 
     def _remember(self, x: Tensor) -> None:
         """Append a batch to the bank; when the bank is full, replace its oldest samples."""

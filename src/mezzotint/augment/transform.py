@@ -102,12 +102,15 @@ class Transform(Component, ABC, abstract=True):
         mixes_samples: whether a view depends on the other samples of its batch.
         scaled: how each attribute that says how strong the transform is follows a strength; without
             any, it has one strength.
+        decisions: parameters that decide which operations run on which samples. They stay on the
+            CPU, where they were drawn, so that the host never waits for a device to read them.
     """
 
     layouts: ClassVar[tuple[BatchLayout, ...]] = ()
     modalities: ClassVar[frozenset[str]] = frozenset()
     mixes_samples: ClassVar[bool] = False
     scaled: ClassVar[Mapping[str, Scale]] = {}
+    decisions: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -120,6 +123,13 @@ class Transform(Component, ABC, abstract=True):
     @abstractmethod
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Apply drawn parameters. Pure: equal parameters give equal views; `x` is not modified."""
+
+    def to_device(self, params: Params, device: torch.device) -> Params:
+        """Move drawn parameters to the device of a batch, without waiting; `decisions` stay."""
+        return {
+            name: value if name in self.decisions else value.to(device, non_blocking=True)
+            for name, value in params.items()
+        }
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of `apply`'s result for a batch of this shape; crops override it."""
@@ -206,13 +216,25 @@ class Compose(Transform):
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         for name, transform in zip(self.names(), self.transforms, strict=True):
-            prefix = f"{name}."
-            own = {
-                key.removeprefix(prefix): v for key, v in params.items() if key.startswith(prefix)
-            }
             with part(str(transform.config["kind"])):
-                x = transform.apply(x, own)
+                x = transform.apply(x, params_of(params, name))
         return x
+
+    def to_device(self, params: Params, device: torch.device) -> Params:
+        names = self.names()
+        inner = tuple(f"{name}." for name in names)
+        outer = {key: value for key, value in params.items() if not key.startswith(inner)}
+        moved = super().to_device(outer, device)
+        for name, transform in zip(names, self.transforms, strict=True):
+            own = transform.to_device(params_of(params, name), device)
+            moved |= {f"{name}.{key}": value for key, value in own.items()}
+        return moved
+
+
+def params_of(params: Params, name: str) -> Params:
+    """Return the parameters under `name.`, without this prefix."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): v for key, v in params.items() if key.startswith(prefix)}
 
 
 def where_rows(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -220,17 +242,23 @@ def where_rows(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Ten
 
     Args:
         x: batch `[B, …]`.
-        chosen: mask of the rows to change, bool `[B]`.
-        change: function of the chosen rows `[K, …]` and their indices `[K]` that returns new rows.
+        chosen: mask of the rows to change, bool `[B]`; on the CPU, nothing waits for a device.
+        change: function of the chosen rows `[K, …]` and their indices `[K]`, on the device of the
+            batch, that returns new rows.
     """
     rows = chosen.nonzero().squeeze(1)
     if len(rows) == 0:
         return x
     if len(rows) == len(x):
-        return change(x, rows)
+        return change(x, to_device_of(x, rows))
     # `index_select` copies whole rows; indexing and `index_copy` copy element by element, which is
     # five times slower on a CPU.
     order = torch.cat([rows, chosen.logical_not().nonzero().squeeze(1)])
-    y = x.index_select(0, order)
-    y[: len(rows)] = change(y[: len(rows)], rows)
-    return y.index_select(0, order.argsort())
+    y = x.index_select(0, to_device_of(x, order))
+    y[: len(rows)] = change(y[: len(rows)], to_device_of(x, rows))
+    return y.index_select(0, to_device_of(x, order.argsort()))
+
+
+def to_device_of(x: Tensor, value: Tensor) -> Tensor:
+    """Move a tensor to the device of a batch, without waiting."""
+    return value.to(x.device, non_blocking=True)

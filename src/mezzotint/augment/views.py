@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mezzotint.augment.transform import Params, Transform
+from mezzotint.augment.transform import Params, Transform, to_device_of
 from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of
 from mezzotint.timing import part
@@ -160,19 +160,18 @@ class ViewGenerator(Component, ABC, abstract=True):
     ) -> Views:
         """Make the views of a batch as a method takes them; `step` keys the method's own draws."""
         x = self.render(batch, context, device=device)
-        draws = Draws(batch.ids.to(x[0].device), key_of(context.seed, step, "method"))
-        labels = None if batch.labels is None else batch.labels.to(x[0].device)
+        draws = Draws(to_device_of(x[0], batch.ids), key_of(context.seed, step, "method"))
         pairs, weights = self.pairing(progress)
         own = len(x) - self.num_target_views
         return Views(
             x[:own],
             self.tags[:own],
             draws,
-            labels,
+            batch.labels,
             pairs,
-            None if weights is None else x[0].new_tensor(weights),
-            x[0].new_tensor(context.epoch),
-            x[0].new_tensor(progress),
+            None if weights is None else to_device_of(x[0], torch.tensor(weights)),
+            x[0].new_full((), context.epoch),
+            x[0].new_full((), progress),
             x[own:],
         )
 
@@ -256,9 +255,7 @@ class Transformed(ViewGenerator):
             view = x
             for name, transform in _named(chain):
                 with part(str(transform.config["kind"])):
-                    view = transform.apply(
-                        view, {key: value.to(x.device) for key, value in drawn[name].items()}
-                    )
+                    view = transform.apply(view, transform.to_device(drawn[name], x.device))
             views.append(context.input.normalize(view) if normalized else view)
         return tuple(views)
 

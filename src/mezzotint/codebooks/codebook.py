@@ -150,6 +150,14 @@ class Codebook(nn.Module, Component):
                 "Use a smaller k."
             )
 
+    def _need_finite(self, finite: Tensor) -> None:
+        """Refuse vectors that are not all finite, but never let a training step wait for a device.
+
+        There the loss of `forward` is NaN instead, which the training loop detects.
+        """
+        if not self.training or finite.device.type == "cpu":
+            need_finite(finite)
+
     def _check_indices(self, indices: Tensor) -> None:
         if (
             indices.is_floating_point()

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from mezzotint.codebooks.codebook import Codebook, full_precision, need_finite
+from mezzotint.codebooks.codebook import Codebook, full_precision
 from mezzotint.codebooks.kmeans import k_nearest
 from mezzotint.quant.grid import round_ste
 from mezzotint.types import Codes
@@ -55,7 +55,7 @@ class FSQ(Codebook):
                 bounded.detach().square().sum(),
             )
             if not self.learning:
-                need_finite(residual.isfinite())
+                self._need_finite(residual.isfinite())
             indices = ((whole.nan_to_num() + self.sizes // 2).long() * self.steps).sum(1)
             usage = whole.new_zeros(self.num_codes).index_add_(
                 0, indices, whole.new_ones(1).expand(len(whole))
@@ -81,7 +81,7 @@ class FSQ(Codebook):
         self._check_k(k)
         with full_precision(z):
             bounded = self._bound(self._rows(z))
-            need_finite(bounded.isfinite().all())
+            self._need_finite(bounded.isfinite().all())
             grid = self._points(torch.arange(self.num_codes, device=z.device).unsqueeze(1))
             indices, distances = k_nearest(bounded, grid, k)
         shape = (*z.shape[:-1], 1, k)

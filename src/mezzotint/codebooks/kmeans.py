@@ -151,21 +151,24 @@ class RowSample:
         self.drawn = min(count, self.total)
         priority = Draws(torch.arange(start, start + rows, device=device), key).bits("rows")
         self.own = priority.argsort(stable=True)[:count]
+        self.mine: Tensor | None = None
         if dist.world_size() == 1:
-            self.slots = torch.arange(self.drawn, device=device)
             return
         # Each rank offers its rows of smallest priority; larger than any priority: no row.
         offered = torch.full((count,), 1 << 40, device=device)
         offered[: len(self.own)] = priority[self.own]
         order = dist.gather(offered).argsort(stable=True)[: self.drawn]
-        mine = order // count == dist.rank()
-        self.slots = mine.nonzero().squeeze(1)
-        self.own = self.own[order[mine] % count]
+        self.mine = order // count == dist.rank()
+        if rows:
+            self.own = self.own[(order % count).clamp(max=len(self.own) - 1)]
 
     def take(self, x: Tensor) -> Tensor:
         """Return the drawn rows of `[rows, D]`, `[count, D]` on every rank, padded with zeros."""
         out = x.new_zeros(self.count, x.shape[1])
-        out[self.slots] = x[self.own]
+        if self.mine is None:
+            out[: self.drawn] = x[self.own]
+        elif len(x):  # rows of other ranks are zeros here, so that no size depends on the draw
+            out[: self.drawn] = x[self.own].masked_fill(~self.mine.unsqueeze(1), 0.0)
         return pool(out)
 
 
@@ -173,7 +176,8 @@ def _row_offset(rows: int, device: torch.device) -> tuple[int, int]:
     """Return the index of this rank's first row among all ranks' rows, and their number."""
     if dist.world_size() == 1:
         return 0, rows
-    counts: list[int] = dist.gather(torch.tensor([rows], device=device)).tolist()
+    host = dist.host(device)
+    counts: list[int] = dist.gather(torch.tensor([rows], device=host)).tolist()
     return sum(counts[: dist.rank()]), sum(counts)
 
 

@@ -107,12 +107,13 @@ class LearnedCodebook(Codebook, ABC, abstract=True):
         Returns:
             Codes; the quantized vectors pass a gradient to `z`, in eval mode too. While learning, a
             vector that is not finite gives a loss that is not finite, which the training loop
-            detects, and does not change the codes.
+            detects, and does not change the codes; so does a frozen codebook in training mode on a
+            device.
 
         Raises:
-            ValueError: for vectors of another size; for vectors that are not finite, unless
-                learning; when the codes are not initialized, and this pass may not initialize them;
-                when there are fewer vectors than codes to initialize.
+            ValueError: for vectors of another size; for vectors that are not finite, unless the
+                loss reports them; when the codes are not initialized, and this pass may not
+                initialize them; when there are fewer vectors than codes to initialize.
         """
         with full_precision(z):
             x = self._input(z)
@@ -145,7 +146,7 @@ class LearnedCodebook(Codebook, ABC, abstract=True):
         self._need_ready()
         with full_precision(z):
             residual = self._input(z)
-            need_finite(residual.isfinite().all())
+            self._need_finite(residual.isfinite().all())
             by_level = []
             for level in range(self.num_levels):
                 vectors = self.books.vectors[self._codebook(level)]
@@ -252,7 +253,7 @@ class LearnedCodebook(Codebook, ABC, abstract=True):
         if step_sums is not None:
             self.books.learn(step_sums)
         else:
-            need_finite(energies.isfinite().all())
+            self._need_finite(energies.isfinite().all())
         return _Encoding(indices.t(), quantized, residuals, energies, usage)
 
 

@@ -12,7 +12,7 @@ the seed, equal on every rank, and saved in the checkpoint.
 import torch
 from torch import Tensor
 
-from mezzotint.codebooks.codebook import Codebook, full_precision, need_finite
+from mezzotint.codebooks.codebook import Codebook, full_precision
 from mezzotint.codebooks.gradient import unit
 from mezzotint.codebooks.kmeans import k_nearest
 from mezzotint.codebooks.kmeans import nearest as nearest_code
@@ -81,7 +81,8 @@ class RandomProjection(Codebook):
             codes = quantized.view(-1, self.num_levels, self.code_dim).transpose(0, 1)
             energy = (projected - codes).square().sum((1, 2))
             residual = energy / projected.square().sum((1, 2)).clamp_min(1e-30)
-        return Codes(quantized.to(z.dtype), indices, energy.new_zeros(()), usage, residual)
+            loss = energy.sum() * 0.0  # NaN if a vector is not finite
+        return Codes(quantized.to(z.dtype), indices, loss, usage, residual)
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
@@ -108,6 +109,6 @@ class RandomProjection(Codebook):
     def _project(self, z: Tensor) -> Tensor:
         """Return the directions of the projected vectors, `[S, N, code_dim]`."""
         x = self._rows(z)
-        need_finite(x.isfinite().all())
+        self._need_finite(x.isfinite().all())
         x = torch.nn.functional.layer_norm(x, (self.dim,)) if self.normalize else x
         return unit(torch.einsum("nd,scd->snc", x, self.projections))

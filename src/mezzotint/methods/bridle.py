@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.masking import Mask, RandomMask
-from mezzotint.codebooks.codebook import Codebook
+from mezzotint.codebooks.codebook import Codebook, need_finite
 from mezzotint.encoders.decoder import Decoder
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.code_targets import (
@@ -97,7 +97,8 @@ class BRIDLE(Masked):
         loss, logs = code_loss(
             self.predict(x, keep, hidden, where), targets, hidden, self.codebook.num_codes
         )
-        return Step(loss, {**logs, **health})
+        # On a device, the loss of codes is NaN for vectors that are not finite.
+        return Step(loss + 0.0 * codes.loss, {**logs, **health})
 
     @torch.no_grad()
     def targets(self, views: Views, vectors: Tensor, where: Tensor) -> tuple[Targets, Codes]:
@@ -118,6 +119,7 @@ class BRIDLE(Masked):
                 x[rows], vectors[rows], where if where.shape[0] == 1 else where[rows]
             )
             self.residual = codes.residual
+            need_finite(codes.loss.isfinite())
             return made.indices, made.weights
 
         cached, _ = self.cache(views.draws.ids, x, make)

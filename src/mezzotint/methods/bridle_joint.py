@@ -6,7 +6,7 @@ reaches the encoder. In the steps between, the tokenizer's gradient is 0 and not
 ranks wait for the same gradients; its optimizer continues with the momentum that is left.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
         self.estimator = Estimator(self.encoder, codebook.out_dim, estimator_depth)
         self.every, self.weight, self.center = every, weight, center
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._steps: int | None = 0
 
     def forward(self, views: Views) -> Step:
         keep, hidden = self.draw(views)
@@ -87,7 +88,7 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
             idle = torch.stack(
                 [p.sum() for part in (self.tokenizer, self.estimator) for p in part.parameters()]
             )
-            return Step(loss + 0.0 * idle.sum(), logs)
+            return Step(loss + 0.0 * (idle.sum() + codes.loss.detach()), logs)
         with torch.no_grad():
             features = self.encoder.tokens(x)
         error = distance(self.estimator(codes.quantized, where), features, center=self.center)
@@ -95,7 +96,15 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
 
     def after_step(self, progress: float) -> None:
         self.steps += 1
+        self._steps = None if self._steps is None else self._steps + 1
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _turn(self) -> bool:
-        return int(self.steps) % self.every == 0
+        """Whether the codebook learns in this step, whose number is read from the device once."""
+        if self._steps is None:
+            self._steps = int(self.steps)
+        return self._steps % self.every == 0
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._steps = None

@@ -159,7 +159,7 @@ class TokenCache:
         Returns:
             The tensors, and whether any row was computed now.
         """
-        names, sums = ids.tolist(), checksum(x).tolist()
+        names, sums = torch.stack([ids, checksum(x)]).tolist()
         unknown = [
             i for i, (n, s) in enumerate(zip(names, sums, strict=True)) if self._known(n, s) is None
         ]
@@ -171,7 +171,9 @@ class TokenCache:
             for index, row in enumerate(unknown):
                 self.entries[names[row]] = (sums[row], [t[index].clone() for t in small])
         rows = [self.entries[name][1] for name in names]
-        stacked = [torch.stack(parts).to(x.device) for parts in zip(*rows, strict=True)]
+        stacked = [
+            torch.stack(parts).to(x.device, non_blocking=True) for parts in zip(*rows, strict=True)
+        ]
         return [t.float() if t.is_floating_point() else t.long() for t in stacked], bool(unknown)
 
     def _known(self, name: int, checksum: int) -> list[Tensor] | None:

@@ -202,9 +202,16 @@ class MoCo(Siamese):
         momentum_update(self.key_projector, self.projector, momentum)
         if self._fresh:
             draws = Draws(self.steps.view(1), key_of("moco.view"))
-            indices = list(self._fresh[0])
-            index = indices[int(draws.integers("view", high=len(indices)))]
-            self.enqueue(dist.gather(torch.cat([ts[index] for ts in self._fresh])))
+            views = [torch.cat([ts[index] for ts in self._fresh]) for index in self._fresh[0]]
+            # By a tensor, so that the host need not read which view was drawn.
+            keys = (
+                views[0]
+                if len(views) == 1
+                else torch.stack(views)
+                .index_select(0, draws.integers("view", high=len(views)))
+                .squeeze(0)
+            )
+            self.enqueue(dist.gather(keys))
             self._fresh = []
         self.steps += 1
 

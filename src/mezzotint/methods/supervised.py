@@ -162,11 +162,11 @@ class Supervised(Method):
                 f"shape {list(views.labels.shape)} for loss={self.loss} and {self.num_classes} "
                 "classes. Change `method.loss` or `method.num_classes`."
             )
-        if views.labels.ndim == 1:
-            if not torch.compiler.is_compiling():
-                self._refuse_unknown(views.labels)
-            return one_hot(views.labels, self.num_classes) if binary else views.labels
-        return views.labels
+        # Checked where the labels are, on the CPU, where that waits for no device.
+        if views.labels.ndim == 1 and not torch.compiler.is_compiling():
+            self._refuse_unknown(views.labels)
+        labels = views.labels.to(views.x[0].device, non_blocking=True)
+        return one_hot(labels, self.num_classes) if labels.ndim == 1 and binary else labels
 
     def _refuse_unknown(self, labels: Tensor) -> None:
         low, high = (int(v) for v in torch.aminmax(labels))

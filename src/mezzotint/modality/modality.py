@@ -132,7 +132,11 @@ class Modality(ABC):
     def normalize(self, x: Tensor, input: "Input") -> Tensor:
         """Compute `(x − mean) / std` by channel for floats `[B, *sizes]` of any size."""
         shape = (-1, *(1 for _ in input.shape[1:]))
-        return x.sub(x.new_tensor(input.mean).view(shape)).div_(x.new_tensor(input.std).view(shape))
+        mean, std = (
+            torch.tensor(values, dtype=x.dtype).to(x.device, non_blocking=True).view(shape)
+            for values in (input.mean, input.std)
+        )
+        return x.sub(mean).div_(std)
 
     @abstractmethod
     def patches(self, input: "Input", dim: int, size: "PatchSize") -> "Patches":

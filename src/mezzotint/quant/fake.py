@@ -178,7 +178,11 @@ class Quantizer(nn.Module, Component):
     def set_bits(self, bits: BitWidth) -> None:
         """Set the bits, unless they are fixed, and update the range."""
         if self.fixed_bits is None:
-            self.bits = torch.as_tensor(bits, dtype=torch.float32, device=self.bits.device)
+            self.bits = (
+                bits.to(self.bits.device, torch.float32)
+                if isinstance(bits, Tensor)
+                else torch.full((), bits, dtype=torch.float32, device=self.bits.device)
+            )
             self.num_bits = None if isinstance(bits, Tensor) else bits
         self.refresh()
 

@@ -200,14 +200,15 @@ class Trainer:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.run.clip_norm, norm)
             self.before.release()
             self.updating = True
-            self.scaler.step(self.optimizer)
             self.scaler.update()
-            if not overflow:
+            if not overflow:  # the scaler's own step would read this from the device again
+                self.optimizer.step()
                 self.method.after_step((step + 1) / self.total)
                 if self.average is not None:
                     self.average.follow(self.method, step)
             self.updating = False
         else:
+            self.scaler.update(self.scaler.get_scale())  # or it refuses the next step
             self.before.abandon(step)
         faults.point("loop.after_step", step)
         return {"loss": scalars.loss, "grad_norm": scalars.grad_norm, **scalars.logs}
@@ -248,8 +249,7 @@ class Trainer:
     def _train(
         self, out: Path, start: int, flag: StopFlag, log: RunLog | None, saver: Saver
     ) -> None:
-        meter = Meter()
-        every = self.run.log.every_steps
+        meter, every = Meter(), self.run.log.every_steps
         stream = self.batches_from(start, flag)
         if start == 0:
             self.callback(out, 0)

@@ -177,7 +177,7 @@ class OnlineClassifier(nn.Module):
         """
         x_BD, y_B = (torch.cat(column) for column in zip(*self._batches, strict=True))
         self._batches = []
-        y_B = y_B.to(x_BD.device)
+        y_B = y_B.to(x_BD.device, non_blocking=True)
         logits_BC = x_BD @ self.weight.T + self.bias
         metrics = {"classifier/top1": (logits_BC.argmax(dim=1) == y_B).float().mean()}
         if self.num_classes > 5:

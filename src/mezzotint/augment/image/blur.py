@@ -42,6 +42,7 @@ class GaussianBlur(Transform):
 
     layouts = (IMAGES, SPECTROGRAMS)
     scaled = {"p": chance}
+    decisions = frozenset({"chosen"})
 
     def __init__(
         self, *, kernel: int | None = None, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5

@@ -21,6 +21,7 @@ from mezzotint.augment.transform import (
     Transform,
     amount,
     chance,
+    to_device_of,
     where_rows,
 )
 from mezzotint.seeding import Draws
@@ -51,6 +52,7 @@ class ColorJitter(Transform):
 
     layouts = (IMAGES, SPECTROGRAMS)
     scaled = {"strengths": amount}
+    decisions = frozenset({"chosen", "order"})
 
     def __init__(
         self,
@@ -125,6 +127,7 @@ class Grayscale(Transform):
 
     layouts = (IMAGES, SPECTROGRAMS)
     scaled = {"p": chance}
+    decisions = frozenset({"chosen"})
 
     def __init__(self, *, p: float = 0.2) -> None:
         self.p = probability(p, "p")
@@ -167,14 +170,14 @@ def _one_by_one(x: Tensor, params: Params, factors: Params) -> Tensor:
 def _together(x: Tensor, params: Params, factors: Params, at_a_time: int) -> Tensor:
     """Jitter small images, grouped at each of the four stages by the operation that they drew."""
     untouched = len(_JITTER)
-    y, before = x, torch.arange(len(x), device=x.device)
+    y, before = x, torch.arange(len(x), device=params["order"].device)
     for stage in range(len(_JITTER)):
         op = params["order"][:, stage].masked_fill(params["chosen"].logical_not(), untouched)
         rows = op.argsort(stable=True)
-        y, before = y.index_select(0, before[rows]), rows.argsort()
+        y, before = y.index_select(0, to_device_of(x, before[rows])), rows.argsort()
         sizes = torch.bincount(op, minlength=untouched + 1).tolist()
         for (name, change_), part, group in zip(
-            _JITTER, torch.split(y, sizes), torch.split(rows, sizes), strict=False
+            _JITTER, torch.split(y, sizes), torch.split(to_device_of(x, rows), sizes), strict=False
         ):
             if name in factors and len(group):
                 factor = factors[name].index_select(0, group)
@@ -182,7 +185,7 @@ def _together(x: Tensor, params: Params, factors: Params, at_a_time: int) -> Ten
                     torch.split(part, at_a_time), torch.split(factor, at_a_time), strict=True
                 ):
                     change_(some, own)
-    return y.index_select(0, before)
+    return y.index_select(0, to_device_of(x, before))
 
 
 def luma(x: Tensor) -> Tensor:

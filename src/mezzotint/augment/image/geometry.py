@@ -22,6 +22,7 @@ from mezzotint.augment.transform import (
     Transform,
     flips,
     kept,
+    to_device_of,
     where_rows,
 )
 from mezzotint.seeding import Draws
@@ -56,6 +57,7 @@ class RandomResizedCrop(Transform):
 
     layouts = (IMAGES, SPECTROGRAMS)
     scaled = {"scale": kept}
+    decisions = frozenset({"area", "ratio", "top", "left"})  # the CPU computes the boxes
 
     def __init__(
         self,
@@ -158,6 +160,7 @@ class HorizontalFlip(Transform):
 
     layouts = (IMAGES, SPECTROGRAMS, VIDEOS)
     scaled = {"p": flips}
+    decisions = frozenset({"chosen"})
 
     def __init__(self, *, p: float = 0.5) -> None:
         self.p = probability(p, "p")
@@ -211,4 +214,4 @@ def per_channel(values: Sequence[float], x: Tensor) -> Tensor:
             f"Images must be [B, C, H, W] with the {len(values)} channels of `mean` and `std`, "
             f"got {list(x.shape)}. Give the encoder the input of the data."
         )
-    return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+    return to_device_of(x, torch.tensor(values, dtype=x.dtype)).view(-1, 1, 1)

@@ -19,6 +19,7 @@ from mezzotint.augment.image.blur import blurred
 from mezzotint.augment.image.color import luma, turn_hue_
 from mezzotint.augment.image.resample import AFFINE, Sampling, matrices, move_levels_, sample
 from mezzotint.augment.image.tone import equalize_levels
+from mezzotint.augment.transform import to_device_of
 from mezzotint.timing import part
 
 _CACHED_VALUES = 2**18
@@ -164,7 +165,8 @@ def apply_operations(
 
     Args:
         x: images in [0, 1], float32 `[B, C, H, W]`; rounded to levels as in torchvision.
-        op: indices in `NAMES`, int64 `[B, S]` for S stages.
+        op: indices in `NAMES`, int64 `[B, S]` for S stages; like the next two, best on the CPU,
+            where no device has to be read.
         magnitude: magnitudes in the operation's unit, float32 `[B, S]`.
         center: centers of cutouts in [0, 1), across and down, float32 `[B, S, 2]`.
         interpolation: interpolation of the affine operations.
@@ -186,12 +188,13 @@ def apply_operations(
     active = [len(x), *(len(x) - own[IDENTITY] for own in sizes[1:])]
     # Each stage appends the rows that it changes; a finished sample keeps its row.
     made = torch.empty(sum(active), *x.shape[1:], dtype=x.dtype, device=x.device)
-    newest = torch.arange(len(x), device=x.device)  # the row of each sample
+    newest = torch.arange(len(x), device=op.device)  # the row of each sample
     first = 0
     for stage, count in enumerate(active):
         rows = op[:, stage].argsort(stable=True)[:count]
         out = made[first : first + count]
-        fetch = _Fetch(made[:first] if stage else x, newest[rows], out, stage == 0)
+        index = to_device_of(x, newest[rows])
+        fetch = _Fetch(made[:first] if stage else x, index, out, stage == 0)
         _stage(
             fetch,
             op[rows, stage],
@@ -201,9 +204,9 @@ def apply_operations(
             interpolation,
             fill,
         )
-        newest[rows] = torch.arange(first, first + count, device=x.device)
+        newest[rows] = torch.arange(first, first + count, device=op.device)
         first += count
-    return made.index_select(0, newest)
+    return made.index_select(0, to_device_of(x, newest))
 
 
 @dataclass(frozen=True)
@@ -251,7 +254,7 @@ def _stage(
     moved = sum(sizes[: len(AFFINE)])
     if moved:
         with part("affine"):
-            matrix = matrices(op[:moved], magnitude[:moved], *out.shape[2:])
+            matrix = to_device_of(out, matrices(op[:moved], magnitude[:moved], *out.shape[2:]))
             for rows in _parts(0, moved, at_a_time):
                 y = fetch(rows)
                 if interpolation == "nearest":
@@ -259,6 +262,7 @@ def _stage(
                 else:
                     y.copy_(sample(y, matrix[rows], interpolation, fill).round_())
     first = moved
+    magnitude, center = to_device_of(out, magnitude), to_device_of(out, center)
     for number in range(len(AFFINE), len(NAMES)):
         last = min(first + sizes[number], len(out))
         if first == last:

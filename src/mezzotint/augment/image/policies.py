@@ -21,6 +21,8 @@ from mezzotint.augment.transform import (
     Compose,
     Params,
     Transform,
+    params_of,
+    to_device_of,
 )
 from mezzotint.recipe.component import factory
 from mezzotint.seeding import Draws
@@ -57,6 +59,8 @@ class Choice(Policy):
         policies: policies to choose from.
     """
 
+    decisions = frozenset({"policy"})
+
     def __init__(self, *, policies: list[Policy]) -> None:
         if not policies:
             raise ValueError(
@@ -84,19 +88,13 @@ class Choice(Policy):
         for index, (name, policy) in enumerate(zip(self.names(), self.transforms, strict=True)):
             rows = (params["policy"] == index).nonzero().squeeze(1)
             if len(rows):
-                prefix = f"{name}."
-                own = {
-                    k.removeprefix(prefix): v[rows]
-                    for k, v in params.items()
-                    if k.startswith(prefix)
-                }
-                parts.append(
-                    policy.apply(x if len(rows) == len(x) else x.index_select(0, rows), own)
-                )
+                own = {k: v[to_device_of(v, rows)] for k, v in params_of(params, name).items()}
+                part = x if len(rows) == len(x) else x.index_select(0, to_device_of(x, rows))
+                parts.append(policy.apply(part, own))
                 order.append(rows)
         if len(parts) < 2:
             return parts[0] if parts else x
-        return torch.cat(parts).index_select(0, torch.cat(order).argsort())
+        return torch.cat(parts).index_select(0, to_device_of(x, torch.cat(order).argsort()))
 
 
 @factory

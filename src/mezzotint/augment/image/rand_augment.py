@@ -113,6 +113,7 @@ class RandomPolicy(Policy, ABC, abstract=True):
     """
 
     layouts: ClassVar[tuple[BatchLayout, ...]] = (IMAGES,)  # a spectrogram's values are not levels
+    decisions = frozenset({"op", "magnitude", "center"})  # the CPU sorts them by operation
 
     def __init__(self, *, interpolation: Sampling, fill: int) -> None:
         if interpolation not in ("nearest", "bilinear"):

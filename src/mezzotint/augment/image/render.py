@@ -133,7 +133,7 @@ def render_views(
         None if cropped else first.crop.boxes(params[0]["crop"], images.shape[2], images.shape[3])
     )
     drawn = [
-        {name: _moved(own[name], device) for name in view.steps}
+        {name: step.to_device(own[name], device) for name, step in view.steps.items()}
         for view, own in zip(views, params, strict=True)
     ]
     outs = [torch.empty(len(images), images.shape[1], *size, device=device) for _ in views]
@@ -186,10 +186,6 @@ def require_pixels(x: Tensor) -> None:
 def rows_of(params: Params, rows: slice) -> Params:
     """Return the parameters of some samples."""
     return {name: value[rows] for name, value in params.items()}
-
-
-def _moved(params: Params, device: torch.device) -> Params:
-    return {name: value.to(device, non_blocking=True) for name, value in params.items()}
 
 
 def _rows_at_a_time(count: int, values: int, device: torch.device) -> int:

@@ -65,7 +65,7 @@ def by_matrices(
     x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation
 ) -> Tensor:
     """Compute `crop_and_resize` by two batched matrix products."""
-    top, left, height, width = boxes.to(x.device).unbind(1)
+    top, left, height, width = boxes.to(x.device, non_blocking=True).unbind(1)
     dtype = x.dtype if x.is_floating_point() else torch.float32
     rows_BSH = resize_weights(top, height, x.shape[2], size[0], interpolation).to(dtype)
     columns_BSW = resize_weights(left, width, x.shape[3], size[1], interpolation).to(dtype)
@@ -166,7 +166,8 @@ def sample(x: Tensor, matrix: Tensor, interpolation: Sampling, fill: float = 0.0
     across = torch.arange(width, device=x.device, dtype=x.dtype) - (width - 1) / 2
     down = (torch.arange(height, device=x.device, dtype=x.dtype) - (height - 1) / 2).unsqueeze(1)
     # The sampler counts in halves of the image.
-    scaled = matrix / matrix.new_tensor([0.5 * width, 0.5 * height]).view(2, 1)
+    half = torch.tensor([0.5 * width, 0.5 * height], dtype=matrix.dtype).view(2, 1)
+    scaled = matrix / half.to(matrix.device, non_blocking=True)
     a, b, c = scaled.view(-1, 2, 3, 1, 1).unbind(2)
     grid = (b * down).add_(c).add(a * across).permute(0, 2, 3, 1)
     if fill:

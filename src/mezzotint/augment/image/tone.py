@@ -27,6 +27,7 @@ class Solarize(Transform):
 
     layouts = (IMAGES, SPECTROGRAMS)
     scaled = {"p": chance}
+    decisions = frozenset({"chosen"})
 
     def __init__(self, *, threshold: float = 0.5, p: float = 0.2) -> None:
         if not 0.0 <= threshold <= 1.0:
@@ -61,6 +62,7 @@ class Posterize(Transform):
 
     layouts = (IMAGES, SPECTROGRAMS)
     scaled = {"p": chance}
+    decisions = frozenset({"chosen"})
 
     def __init__(self, *, bits: tuple[int, int] = (4, 8), p: float = 1.0) -> None:
         if not 0 <= bits[0] <= bits[1] <= 8:
@@ -95,6 +97,7 @@ class Equalize(Transform):
 
     layouts = (IMAGES, SPECTROGRAMS)
     scaled = {"p": chance}
+    decisions = frozenset({"chosen"})
 
     def __init__(self, *, p: float = 1.0) -> None:
         self.p = probability(p, "p")
@@ -140,7 +143,7 @@ def equalize_levels(levels: Tensor, out: Tensor) -> Tensor:
     first = torch.arange(0, 256 * count, 256, device=levels.device, dtype=torch.int32)
     index = levels.to(torch.int32).view(count, -1).add_(first.unsqueeze(1)).view(-1)
     # Whole numbers in float64, exact up to 2⁵³: torch divides integers without vector instructions.
-    histogram_PL = torch.bincount(index, minlength=256 * count).view(count, 256).double()
+    histogram_PL = _counts(index, 256 * count).view(count, 256).double()
     below_PL = histogram_PL.cumsum(dim=1).sub_(histogram_PL)
     # Pixels below a channel's brightest level are all pixels that do not have that level.
     others_P1 = below_PL.masked_fill(histogram_PL == 0.0, 0.0).amax(dim=1, keepdim=True)
@@ -156,3 +159,12 @@ def equalize_levels(levels: Tensor, out: Tensor) -> Tensor:
     )
     torch.index_select(table_PL.view(-1).to(out.dtype), 0, index, out=out.view(-1))
     return out
+
+
+def _counts(index: Tensor, size: int) -> Tensor:
+    """Count how often each number of `0 … size − 1` occurs."""
+    if index.device.type == "cpu":
+        return torch.bincount(index, minlength=size)
+    # `bincount` reads the largest number from a device first. Sums of ones are exact up to 2²⁴.
+    ones = torch.ones(1, device=index.device).expand(len(index))
+    return torch.zeros(size, device=index.device).index_add_(0, index, ones)

@@ -213,7 +213,7 @@ class Levels:
         if self.counts is not None:
             return (steps / self.counts.unsqueeze(1)).to(low.dtype)
         if self.reference:  # the published code multiplies a float32 step
-            step = torch.tensor(1 / self.bins, dtype=torch.float32, device=low.device)
+            step = torch.full((), 1 / self.bins, dtype=torch.float32, device=low.device)
             return (steps * step).to(low.dtype).expand(len(low), -1)
         return (steps / self.bins).to(low.dtype).expand(len(low), -1)
 
