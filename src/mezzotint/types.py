@@ -114,6 +114,15 @@ class Input:
         how = f"{mapped}(x - mean) / std" if self.range else modality_of(self).values
         return asdict(self) | {"values": how}
 
+    def stated_values(self) -> str:
+        """Say in one line of which type the values in the files are, and what becomes 0 and 1."""
+        (low, high), shared = self.range[0], len(set(self.range)) == 1
+        each = f"{low:,g} … {high:,g}" if shared else "a range for each channel"
+        depth = f" of {self.bits} bits" if self.bits else ""
+        count = f"{self.shape[0]} channels" if self.shape[0] > 1 else "1 channel"
+        named = f" ({', '.join(self.channels)})" if self.channels else ""
+        return f"{count}{named} of {self.dtype}{depth}; {each} becomes 0 … 1"
+
     def as_float(self, x: Tensor) -> Tensor:
         """Convert stored values to floats: uint8 to [0, 1], others as they are; token ids stay."""
         return modality_of(self).as_float(x)

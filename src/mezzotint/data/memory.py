@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -13,6 +14,8 @@ from mezzotint.data.source import Index, Source
 from mezzotint.types import Sample
 
 Floats = npt.NDArray[np.float64]
+Ranges = tuple[tuple[float, float], ...]
+"""Low and high of each channel."""
 
 _STORED, _SUMMED = 4.0, 64.0  # multiples of epsilon: for stored values, for a mean
 
@@ -121,3 +124,39 @@ def float_moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         largest.append(max(part.abs().max().item() for part in parts))
     dtype = np.float64 if x.dtype == torch.float64 else np.float32
     return tuple(means), tuple(usable_std(np.array(stds), np.array(largest), dtype).tolist())
+
+
+def percentile_ranges(pixels: Sequence[Floats], percentiles: tuple[float, float]) -> Ranges:
+    """Return two percentiles of each channel; a channel of one value gets a range above it.
+
+    Args:
+        pixels: of each image `[C, P]`, NaN where there are no data.
+        percentiles: from 0 to 100.
+    """
+    found = []
+    for channel in range(len(pixels[0])):
+        values = np.concatenate([x[channel] for x in pixels])
+        low, high = np.percentile(values[np.isfinite(values)], percentiles).tolist()
+        found.append((low, high if high > low else low + 1.0))
+    return tuple(found)
+
+
+def mapped_moments(
+    pixels: Sequence[Floats], ranges: Ranges
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, mapped by its range and clipped.
+
+    Each image has the same weight.
+
+    Args:
+        pixels: of each image `[C, P]`, NaN where there are no data; these become 0.
+        ranges: low and high of each channel.
+    """
+    low, high = np.array(ranges).T[:, :, None]
+    sums = []
+    for x in pixels:
+        mapped = np.nan_to_num(np.clip((x - low) / (high - low), 0.0, 1.0), nan=0.0)
+        sums.append([mapped.mean(axis=1), np.square(mapped).mean(axis=1)])
+    mean, square = np.mean(sums, axis=0)
+    std = np.sqrt(np.maximum(0.0, square - mean**2))
+    return tuple(mean.tolist()), tuple(usable_std(std, mean + 1e-6, np.float32).tolist())

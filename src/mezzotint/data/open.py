@@ -131,12 +131,25 @@ def require_fit(
             f"the encoder takes {modality_of(input).plural} of shape {input.shape}. Use data of "
             "that shape, or another encoder."
         )
+    if input.range and source.input.range != input.range:
+        raise ValueError(
+            f"`{name}` is mapped to [0, 1] by {_range(source.input)}, but the encoder was trained "
+            f"with {_range(input)}. Leave `data.reader` out, or set its range to that of training."
+        )
     if source.input.vocabulary != input.vocabulary:
         raise ValueError(
             f"`{name}` has a vocabulary of {source.input.vocabulary} tokens, but the encoder knows "
             f"{input.vocabulary}. Set `data.tokenizer` to the encoder's tokenizer, or write its "
             "token ids into an .npz."
         )
+
+
+def _range(input: Input) -> str:
+    """Name the range of an input's values."""
+    if not input.range:
+        return "8 bits"
+    same = len(set(input.range)) == 1
+    return f"the range {[list(pair) for pair in (input.range[:1] if same else input.range)]}"
 
 
 def source_config(

@@ -206,7 +206,8 @@ class Source(Component, ABC, abstract=True):
 
     def described(self) -> list[str]:
         """Say what was decided when the source was opened, in lines for the start of a run."""
-        return [self.outcome(), *use_lines(self.columns)]
+        values = [self.input.stated_values()] if self.input.range else []
+        return [self.outcome(), *values, *use_lines(self.columns)]
 
     def evaluation(self) -> tuple["Source", Sequence[Task]]:
         """Return all samples, training and test, and the tasks over their indices."""

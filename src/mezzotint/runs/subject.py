@@ -201,6 +201,7 @@ def trained_on(path: str | Path, encoder: Encoder) -> Mapping[str, Any]:
     measured = encoder.preprocessing.get("source", {})
     if measured.get("kind") == source["kind"]:
         source |= {key: value for key, value in measured.items() if source.get(key) is None}
+        source = _with_reader(source, encoder)
     return {**encoder.preprocessing, "source": source}
 
 
@@ -210,7 +211,15 @@ def with_fitted(data: Mapping[str, Any], path: Path, encoder: Encoder) -> dict[s
         return {**data, "source": with_fitted(data["source"], path, encoder)}
     if "columns" in encoder.preprocessing and "fitted" in keys_of(data["kind"]):
         return {**data, "fitted": str(path.resolve())}
-    return dict(data)
+    return _with_reader(data, encoder)
+
+
+def _with_reader(data: Mapping[str, Any], encoder: Encoder) -> dict[str, Any]:
+    """Return a section `data` whose reader maps values by the range of training."""
+    fitted = (encoder.preprocessing.get("source") or {}).get("reader")
+    if not fitted or not isinstance(data.get("reader"), Mapping):
+        return dict(data)
+    return {**data, "reader": {**data["reader"], **fitted}}
 
 
 def untrained_of(encoder: Encoder) -> Callable[[int], Encoder] | None:
@@ -244,6 +253,11 @@ def _of_run(folder: Path, overrides: Sequence[str]) -> Subject:
     kind = kind_in(overrides)
     if kind in (None, read_recipe(folder)["data"]["kind"]):
         config = read_recipe(folder, overrides)
+        if any(text.startswith("data.reader") for text in overrides):
+            raise RecipeError(
+                "`data.reader` cannot be set for a run that is trained: its images are mapped by "
+                "the range of training. Train again to change it."
+            )
         config["data"] = with_fitted(config["data"], folder, encoder)
     else:  # other data, read with the settings of the run's
         own = [text for text in overrides if text.startswith("data")]

@@ -162,7 +162,8 @@ def _load_encoder(encoder: Encoder, path: Path) -> str:
     take_structure(encoder, saved)
     tensors, adapted = _adapted(encoder, saved)
     encoder.load_state_dict(encoder.state_dict() | tensors)  # ranges at low bits may be new
-    if saved.input.shape[0] == encoder.input.shape[0]:
+    same_values = saved.input.range in ((), encoder.input.range)
+    if saved.input.shape[0] == encoder.input.shape[0] and same_values:
         encoder.input = dataclasses.replace(
             encoder.input, mean=saved.input.mean, std=saved.input.std
         )

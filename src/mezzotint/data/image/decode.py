@@ -15,7 +15,7 @@ This module needs no torch, so that `mezzotint doctor` and its worker processes 
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from math import ceil
@@ -92,7 +92,7 @@ def open_image(file: str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         Undecodable: when the file is missing, is not of a known format, or states too many pixels.
     """
-    with _faults(file):
+    with faults(file):
         opened = io.BytesIO(file) if isinstance(file, bytes) else file
         image = Image.open(opened, formats=_formats())
     width, height = image.size
@@ -110,7 +110,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     Raises:
         Undecodable: see `decode`.
     """
-    with _faults(image), part("decode"):
+    with faults(image), part("decode"):
         _load_unless_jpeg(image)
     width, height = image.size
     return (width, height) if _orientation(image) >= 5 else (height, width)
@@ -127,12 +127,19 @@ def decode(image: Image.Image) -> Image.Image:
     Raises:
         Undecodable: when the pixels cannot be read or have no defined conversion.
     """
-    with _faults(image):
-        _load_unless_jpeg(image)
-        turn = _TURN.get(_orientation(image))
-        image.load()
-        rgb = _to_rgb(image)
-        return rgb if turn is None else rgb.transpose(turn)
+    with faults(image):
+        return upright(image, _to_rgb)
+
+
+def upright(
+    image: Image.Image, convert: Callable[[Image.Image], Image.Image] = lambda image: image
+) -> Image.Image:
+    """Decode all pixels of an opened image, convert them, and turn them as EXIF says."""
+    _load_unless_jpeg(image)
+    turn = _TURN.get(_orientation(image))
+    image.load()
+    converted = convert(image)
+    return converted if turn is None else converted.transpose(turn)
 
 
 def decode_crops(
@@ -201,7 +208,7 @@ def _load_unless_jpeg(image: Image.Image) -> None:
 
 
 @contextmanager
-def _faults(source: str | bytes | Image.Image) -> Iterator[None]:
+def faults(source: str | bytes | Image.Image) -> Iterator[None]:
     """Turn every exception of a decoder into `Undecodable` with its kind."""
     try:
         yield

@@ -1,11 +1,14 @@
 """Read a folder of images of any size, with class folders and splits, or without.
 
-`data/listing/folder.py` defines images, classes and splits; `decode.py` converts pixels.
+`data/listing/folder.py` defines images, classes and splits; `decode.py` converts pixels to 8-bit
+RGB, and `native.py` reads other types and channels.
 """
 
 import copy
+import functools
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,7 +16,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mezzotint.data.image.decode import (
@@ -25,8 +27,16 @@ from mezzotint.data.image.decode import (
     upright_size,
 )
 from mezzotint.data.image.losses import notes_on_losses
+from mezzotint.data.image.native import Native
+from mezzotint.data.image.native_files import NATIVE_EXTENSIONS
 from mezzotint.data.image.nvjpeg import Jpeg, is_whole, require_cuda
-from mezzotint.data.listing.folder import EXTENSIONS, Listing, files_fingerprint, scan
+from mezzotint.data.listing.folder import (
+    EXTENSIONS,
+    Listing,
+    extension_of,
+    files_fingerprint,
+    scan,
+)
 from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
 from mezzotint.data.listing.layout import parts_of
 from mezzotint.data.listing.sampling import held_out
@@ -72,6 +82,8 @@ class ImageFolder(Source):
             for JPEG files.
         interpolation: filter by which whole samples are resized, for evaluation; training crops
             have their own in `views.crop`.
+        reader: `native` reads 16-bit, float and N-channel images as they are stored, as floats in
+            [0, 1] of a value range; by default images become 8-bit RGB.
 
     Attributes:
         classes: names of the classes, sorted; a label is an index into this list.
@@ -83,12 +95,13 @@ class ImageFolder(Source):
     """
 
     opens = frozenset({FOLDER})
-    opens_one = EXTENSIONS
+    opens_one = EXTENSIONS | NATIVE_EXTENSIONS
     croppable = True
     labels: Index
     classes: list[str]
     group: str | None = None
     interpolation: Interpolation = "bilinear"
+    reader: Native | None = None
     _crops = 1
     _paths: Sequence[str]
     _others: Sequence[tuple[str, str, int]] = ()  # path, split and label of unused splits
@@ -104,6 +117,7 @@ class ImageFolder(Source):
         max_pixels: int = 50_000_000,
         decoder: Literal["pillow", "nvjpeg"] = "pillow",
         interpolation: Interpolation = "bilinear",
+        reader: Native | None = None,
     ) -> None:
         check_image_options(size, holdout, max_pixels)
         self.interpolation = check_interpolation(interpolation)
@@ -111,16 +125,21 @@ class ImageFolder(Source):
         if decoder not in ("pillow", "nvjpeg"):
             raise ValueError(f"`decoder` must be pillow or nvjpeg, got {decoder!r}. Choose one.")
         if decoder == "nvjpeg":
+            if reader is not None:
+                raise ValueError(
+                    "`data.decoder` nvjpeg decodes 8-bit JPEG files only. Leave it out to use "
+                    "`data.reader`."
+                )
             require_cuda()
-        self.decoder, self.group = decoder, group
+        self.decoder, self.group, self.reader = decoder, group, reader
         self.root, self.size, self.holdout, self.max_pixels = (
             os.fspath(root),
             size,
             holdout,
             max_pixels,
         )
-        self.input = input_of(size)
-        listing = scan(self.root)
+        listing = scan(self.root, EXTENSIONS if reader is None else NATIVE_EXTENSIONS)
+        listing = listing if reader is None else reader.listed(listing)
         self.root = listing.root
         if listing.closed:
             raise ValueError(
@@ -128,6 +147,9 @@ class ImageFolder(Source):
                 "permissions, or move it out."
             )
         self._use(listing, split)
+        self.input = input_of(size)
+        if reader is not None:
+            self.input = replace(reader.input, shape=(*reader.input.shape[:1], size, size))
 
     def _use(self, listing: Listing, split: str | None) -> None:
         """Store the images of a split, and the images to score for the evaluation."""
@@ -137,10 +159,22 @@ class ImageFolder(Source):
         if not own:
             where = f"{self.root}/{split}" if split else self.root
             found = f" ({'; '.join(self.notes)})" if self.notes else ""
+            native = [p for p in listing.others if extension_of(p) in NATIVE_EXTENSIONS]
+            other = f" {native[0]} is read by data.reader=native." if native else ""
             raise ValueError(
                 f"`{where}` has no images{found}. Supported: jpg, png, webp and more, with or "
-                "without class folders. Check `data.root`, or run `mezzotint doctor` on it."
+                f"without class folders.{other} Check `data.root`, or run `mezzotint doctor` on it."
             )
+        unused = dict(parts.unused)
+        if self.reader is None:
+            self.notes = (*self.notes, *notes_on_losses(self.root, own, self.max_pixels))
+        else:
+            self.notes = (*self.notes, *self.reader.fit(self.root, own, self.max_pixels))
+            own, other_ids, *rest = (
+                self.reader.expanded(self.root, paths, self.max_pixels)
+                for paths in (own, other, *unused.values())
+            )
+            other, unused = other_ids, dict(zip(unused, rest, strict=True))
         names = [class_of(path) for path in own], [class_of(path) for path in other]
         self.classes = sorted({name for part in names for name in part if name is not None})
         position = {name: i for i, name in enumerate(self.classes)}
@@ -151,19 +185,23 @@ class ImageFolder(Source):
         self._paths, self._scored_paths = PathList(own), PathList(other)
         self._others = [
             (path, name.lower(), position.get(class_of(path) or "", -1))
-            for name, paths in parts.unused.items()
+            for name, paths in unused.items()
             for path in paths
         ]
-        self.notes = (*self.notes, *notes_on_losses(self.root, own, self.max_pixels))
 
     @classmethod
     def located(cls, path: str, input: Input) -> dict[str, Any]:
         return {"root": path, "size": input.shape[-1]}
 
+    def settings(self) -> dict[str, Any]:
+        fitted = {} if self.reader is None else {"reader": self.reader.settings()}
+        return {**self.config, **fitted}
+
     def preprocessing(self) -> dict[str, Any]:
+        native = "stored values, mapped by their range to [0, 1]"
         return {
             **super().preprocessing(),
-            "values": "uint8 / 255, RGB",
+            "values": "uint8 / 255, RGB" if self.reader is None else native,
             "crop": "center square",
             "crop_fraction": CROP_FRACTION,
             "resize": f"{self.interpolation}, antialiased",
@@ -174,7 +212,10 @@ class ImageFolder(Source):
         return len(self._paths)
 
     def read(self, index: int) -> Sample:
-        """Read the middle of an image, uint8 `[3, size, size]`, or `[crops, 3, size, size]`."""
+        """Read the middle of an image, uint8 `[3, size, size]`, or `[crops, 3, size, size]`.
+
+        With a `reader`: float32 in [0, 1], with its channels.
+        """
         label = int(self.labels[index])
         crops = self._cut(index, self._squares, margin=2.0)
         return {
@@ -199,7 +240,7 @@ class ImageFolder(Source):
                 if is_plain_jpeg(image):
                     data = found if isinstance(found, bytes) else Path(found).read_bytes()
                     if is_whole(data):
-                        crops = _chosen(image, path, choose)
+                        crops = _chosen(path, choose, *upright_size(image))
                         return Jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), crops)
         except (Undecodable, OSError):  # `read_crops` names the reason
             pass
@@ -211,16 +252,26 @@ class ImageFolder(Source):
 
     def _cut(self, index: int, choose: CropSampler, margin: float) -> list[Tensor]:
         path = self._paths[index]
+        checked = functools.partial(_chosen, path, choose)
         try:
+            if self.reader is not None:
+                file, number = self.reader.split(path)
+                file = os.path.join(self.root, file)
+                return self.reader.cut(file, number, checked, self.max_pixels)
             with open_image(self._file(index), self.max_pixels) as image:
-                pixels = decode_crops(image, _chosen(image, path, choose), margin)
+                pixels = decode_crops(image, checked(*upright_size(image)), margin)
         except Undecodable as error:
             raise Unreadable(path, str(error)) from None
         return [torch.from_numpy(crop).permute(2, 0, 1).contiguous() for crop in pixels]
 
     def fingerprint(self) -> str:
         """Hash the relative paths and sizes of all files; no file is read."""
-        return files_fingerprint(self.root, map(os.fsencode, self._paths))
+        return files_fingerprint(self.root, map(os.fsencode, self._files()))
+
+    def _files(self) -> list[str]:
+        """Return the path of the file of each sample."""
+        split = self.reader.split if self.reader is not None else lambda id: (id, 0)
+        return [split(id)[0] for id in self._paths]
 
     def everything(self) -> tuple[Source, npt.NDArray[np.str_]]:
         """Return all images, those of splits that are neither trained on nor scored too."""
@@ -259,9 +310,9 @@ class ImageFolder(Source):
         if self.groups is None:
             names = [
                 source_of(path, self.classes[label] if label >= 0 else None, self.group)
-                for path, label in zip(self._paths, labels.tolist(), strict=True)
+                for path, label in zip(self._files(), labels.tolist(), strict=True)
             ]
-            content = same_files(self.root, self._paths)
+            content = same_files(self.root, self._files())
             self.groups = independent(labels, content, names, required=bool(self.group))
         return self.groups
 
@@ -287,9 +338,8 @@ class ImageFolder(Source):
         return [Crop((*corner, side, side), self.size, self.interpolation) for corner in corners]
 
 
-def _chosen(image: Image.Image, path: str, choose: CropSampler) -> Sequence[Crop]:
+def _chosen(path: str, choose: CropSampler, height: int, width: int) -> Sequence[Crop]:
     """Return the crops that a crop sampler chooses of an image, checked."""
-    height, width = upright_size(image)
     crops = choose(height, width)
     for (top, left, rows, columns), size, _ in crops:
         inside = 0 <= top <= top + rows <= height and 0 <= left <= left + columns <= width

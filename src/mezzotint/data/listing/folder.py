@@ -25,6 +25,8 @@ LEFTOVERS = frozenset(
     + ["system volume information"]
 )
 """Folders that archives, storage devices and operating systems leave behind, in lower case."""
+ARRAY_FOLDERS = frozenset({".zarr"})
+"""Extensions of folders that are one file to their reader."""
 
 PACKED = (".tar", ".parquet", ".arrow")
 """Files that hold many samples, by priority: tar files often have a parquet file of facts each."""
@@ -67,8 +69,11 @@ def scan(root: str, extensions: frozenset[str] = EXTENSIONS, what: str = "images
     Raises:
         ValueError: when the root is missing or not a folder.
     """
-    if os.path.isfile(root) and extension_of(root) in extensions:
-        return Listing(folder_of(root), images=[os.path.basename(root)])
+    extension = extension_of(root.rstrip("/"))
+    one = os.path.isfile(root) or extension in ARRAY_FOLDERS and os.path.isdir(root)
+    if one and extension in extensions:
+        folder, name = os.path.split(root.rstrip("/"))
+        return Listing(folder or ".", images=[name])
     if not os.path.isdir(root):
         wrong = "is a file" if os.path.exists(root) else "does not exist"
         raise ValueError(
@@ -92,6 +97,8 @@ def scan(root: str, extensions: frozenset[str] = EXTENSIONS, what: str = "images
                     listing.leftovers.append(path)
             elif entry.is_symlink():
                 listing.links.append(path)
+            elif is_folder and extension_of(entry.name) in ARRAY_FOLDERS & extensions:
+                listing.images.append(path)
             elif is_folder:
                 listing.folders.append(path)
                 waiting.append(f"{path}/")

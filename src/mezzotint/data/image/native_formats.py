@@ -1,0 +1,392 @@
+"""Open pictures, TIFF and DICOM in their own types; `native_files.py` has arrays and the rest.
+
+PNG, PPM, JPEG and so on are read by Pillow where it reduces nothing, and by our own code or not at
+all where it would; TIFF by tifffile, DICOM by pydicom.
+"""
+
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mezzotint.data.image.decode import Undecodable, open_image, upright
+from mezzotint.data.image.losses import BANDS, DEEP, loss_of
+from mezzotint.data.image.native_files import (
+    MAX_GUESSED,
+    StoredImages,
+    Values,
+    arranged,
+    bounds_of,
+)
+
+_KEPT = ("L", "LA", "RGB", "RGBA", "F", "I")
+_CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+          (0, 1, 1, 2))  # fmt: skip
+"""Of each pass of an interlaced PNG: first column and row, and the steps (PNG, section 8.2)."""
+
+
+def open_picture(
+    path: str, max_pixels: int, axes: str | None, array: str | None, stack: ExitStack
+) -> StoredImages:
+    """Decode a PNG, JPEG and so on; what Pillow would reduce is decoded here or refused.
+
+    `open_stored` says what the arguments are.
+    """
+    with open_image(path, max_pixels) as image:
+        if image.format in ("PNG", "PPM") and image.mode != "I;16":
+            with open(path, "rb") as file:
+                data = file.read()
+            deep = _deep_png(data) if image.format == "PNG" else _deep_ppm(data)
+            if deep is not None:
+                return arranged(deep, "HWC")
+        return arranged(*_pillow(image, path))
+
+
+def _pillow(image: Image.Image, path: str) -> tuple[Values, str]:
+    """Decode an image that Pillow does not reduce.
+
+    Raises:
+        Undecodable: for one that it does.
+    """
+    kinds = loss_of(image, decode=False).kinds
+    deep = DEEP in kinds and not image.mode.startswith("I")
+    if (
+        deep
+        or BANDS in kinds
+        or _coded_bits(path, str(image.format)) > 8
+        and image.mode in _KEPT[:4]
+    ):
+        raise Undecodable(
+            "unsupported", f"Pillow would reduce this {image.format} to 8-bit {image.mode}, write "
+            "it as PNG or TIFF",
+        )  # fmt: skip
+    picture = upright(image)
+    mode = picture.mode
+    if mode not in _KEPT and not mode.startswith("I;16"):
+        clear = "transparency" in picture.info
+        picture = picture.convert(_CONVERTED.get(mode, "RGBA" if clear else "RGB"))
+    values = np.asarray(picture)
+    if values.dtype == np.int32 and image.format in ("PNG", "PPM"):
+        values = values.astype(np.uint16)
+    return values, "HW" if values.ndim == 2 else "HWC"
+
+
+def _coded_bits(path: str, format: str) -> int:
+    """Return the bits of a channel of a JPEG 2000 or AVIF file by its header; 8 for others."""
+    if format not in ("JPEG2000", "AVIF", "HEIF"):
+        return 8
+    with open(path, "rb") as file:
+        start = file.read(1 << 16)
+    if format == "JPEG2000":  # marker SIZ: the first component's depth − 1 is its byte 40
+        at = start.find(b"\xff\x51")
+        return (start[at + 40] & 0x7F) + 1 if 0 <= at < len(start) - 40 else 8
+    found = re.search(rb"pixi.{4}(.)(.)", start, re.S)  # box of the bits of each channel
+    return found[2][0] if found else 8
+
+
+def _deep_ppm(data: bytes) -> Values | None:
+    """Decode a binary PPM of more than 8 bits; `None` for other files."""
+    header = re.match(
+        rb"P6(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s", data
+    )
+    if header is None or int(header[3]) < 256:
+        return None
+    width, height = int(header[1]), int(header[2])
+    count = width * height * 3
+    if len(data) - header.end() < 2 * count:
+        raise Undecodable("truncated", "not enough image data")
+    values = np.frombuffer(data, ">u2", count, header.end())
+    return values.astype(np.uint16).reshape(height, width, 3)
+
+
+def _deep_png(data: bytes) -> Values | None:
+    """Decode a PNG of 16-bit color or gray with transparency; `None` for other files.
+
+    The filters of a PNG predict each byte from the same byte of neighboring pixels. So the upper
+    bytes of all values are an 8-bit image of their own, and so are the lower ones: Pillow decodes
+    both.
+
+    Raises:
+        Undecodable: when it is truncated or damaged.
+    """
+    width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    mode = {2: "RGB", 4: "LA", 6: "RGBA"}.get(color)
+    if depth != 16 or mode is None:
+        return None
+    bands = len(mode)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+    rows = [(w, h) for w, h in sizes if w > 0 and h > 0]
+    total = sum(h * (1 + 2 * bands * w) for w, h in rows)
+    raw = zlib.decompressobj().decompress(b"".join(_png_chunks(data)), total)
+    if len(raw) < total:
+        raise Undecodable("truncated", "not enough image data")
+    halves: tuple[list[bytes], list[bytes]] = ([], [])
+    start = 0
+    for w, h in rows:
+        length = 1 + 2 * bands * w
+        block = np.frombuffer(raw, np.uint8, h * length, start).reshape(h, length)
+        start += h * length
+        for half, found in enumerate(halves):
+            found.append(np.concatenate([block[:, :1], block[:, 1 + half :: 2]], axis=1).tobytes())
+    values = np.empty((height, width, bands), "<u2")
+    for half, found in zip((1, 0), halves, strict=True):
+        stored = zlib.compress(b"".join(found), 0)
+        image = Image.frombytes(mode, (width, height), stored, "zip", mode, int(interlaced))
+        values.view(np.uint8).reshape(height, width, bands, 2)[..., half] = np.asarray(image)
+    return values.astype(np.uint16, copy=False)
+
+
+def _png_chunks(data: bytes) -> Iterator[bytes]:
+    """Yield the compressed data of a PNG, each part checked by its sum."""
+    at = 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        body = data[at + 4 : at + 8 + length]
+        end = at + 12 + length
+        if end > len(data):
+            raise Undecodable("truncated", "the file ends inside of its pixels")
+        if body[:4] == b"IDAT":
+            if zlib.crc32(body) != struct.unpack(">I", data[end - 4 : end])[0]:
+                raise Undecodable("broken", "a checksum of its pixels is wrong")
+            yield body[4:]
+        at = end
+
+
+def open_tiff(
+    path: str, max_pixels: int, axes: str | None, array: str | None, stack: ExitStack
+) -> StoredImages:
+    """Open a TIFF; `open_stored` says what the arguments are."""
+    import tifffile
+
+    file = stack.enter_context(tifffile.TiffFile(path))
+    series = file.series[0]
+    page = series.keyframe
+    codec = _missing_codec(page)
+    if codec is not None:
+        return _by_pillow(path, max_pixels, codec)
+    kind = series.axes[-3:] if series.axes.endswith("YXS") else series.axes[-2:]
+    if kind not in ("YX", "YXS"):
+        raise Undecodable("unsupported", f"a TIFF with the axes {series.axes}")
+    samples = series.shape[-1] if kind == "YXS" else 1
+    height, width = series.shape[-3:-1] if kind == "YXS" else series.shape[-2:]
+    pages = int(np.prod(series.shape)) // (height * width * samples)
+    if height * width > max_pixels:
+        raise Undecodable(
+            "too large", f"{width} x {height} pixels, more than max_pixels={max_pixels}"
+        )
+    shape = (pages, height, width, samples)
+    segmented = page.planarconfig == 1 and page.imagedepth == 1 and len(series.pages) == pages
+    values: Any
+    if series.dataoffset is not None:
+        stored = np.dtype(series.dtype).newbyteorder(file.byteorder)
+        values = np.memmap(path, stored, "r", series.dataoffset, shape)
+    elif segmented:
+        values = _Pages(file, list(series.pages), shape)
+    else:
+        values = series.asarray().reshape(shape)
+    nodata = page.tags.get(42113)
+    facts = {"names": _names_in(file, page), "nodata": _number(nodata and nodata.value)}
+    if (
+        page.dtype is not None
+        and page.dtype.kind == "u"
+        and 1 < page.bitspersample < 8 * page.dtype.itemsize
+    ):
+        facts |= {"bits": page.bitspersample, "bounds": (0.0, 2.0**page.bitspersample - 1)}
+    turned = page.tags.get(274)
+    if turned is not None and int(turned.value) in _FLIPS:
+        values = _FLIPS[int(turned.value)](np.asarray(values[:, :, :, :]))
+    return _pages_as(values, axes, facts)
+
+
+def _missing_codec(page: Any) -> str | None:
+    """Return the compression of a TIFF whose codec is not installed; `None` for others."""
+    import tifffile
+
+    try:
+        tifffile.TIFF.DECOMPRESSORS[page.compression]
+        tifffile.TIFF.UNPREDICTORS[page.predictor]
+    except KeyError:
+        name = getattr(page.compression, "name", page.compression)
+        return f"{name} with predictor {page.predictor}" if page.predictor > 1 else str(name)
+    return None
+
+
+def _by_pillow(path: str, max_pixels: int, codec: str) -> StoredImages:
+    """Open a TIFF of one page by the codecs of Pillow, where it reduces nothing.
+
+    Raises:
+        Undecodable: where it does.
+    """
+    try:
+        with open_image(path, max_pixels) as image:
+            if getattr(image, "n_frames", 1) == 1:
+                return arranged(*_pillow(image, path))
+    except Undecodable as error:
+        if error.fault in ("truncated", "too large"):
+            raise
+    raise Undecodable(
+        "unsupported", f"the compression {codec} needs a codec, run `pip install imagecodecs`"
+    )
+
+
+_FLIPS: dict[int, Callable[[Values], Values]] = {
+    2: lambda v: v[:, :, ::-1], 3: lambda v: v[:, ::-1, ::-1], 4: lambda v: v[:, ::-1],
+    5: lambda v: v.swapaxes(1, 2), 6: lambda v: v[:, ::-1].swapaxes(1, 2),
+    7: lambda v: v[:, ::-1, ::-1].swapaxes(1, 2), 8: lambda v: v.swapaxes(1, 2)[:, ::-1],
+}  # fmt: skip
+"""How pages `[P, H, W, S]` become upright, by the tag Orientation (TIFF 6.0)."""
+
+
+def _pages_as(values: Any, axes: str | None, facts: dict[str, Any]) -> StoredImages:
+    """Say what the pages of a TIFF, or the frames of a DICOM, are: `[P, H, W, S]`."""
+    pages, _, _, samples = values.shape
+    if axes is not None and axes[0] == "H" and pages == 1:
+        axes = "N" + axes
+    if axes is None and (pages == 1 or samples > 1 and pages > 1):
+        axes = "NHWC"
+    elif axes is None and pages <= MAX_GUESSED:
+        axes = "CHW"
+    if axes is None:
+        raise Undecodable(
+            "unsupported", f"{pages} pages are images or channels: set data.reader.axes to NHW "
+            "or CHW",
+        )  # fmt: skip
+    if axes in ("NHW", "CHW") and samples == 1:
+        return arranged(values, axes + "1", **facts)
+    return arranged(values, axes, **facts)
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+def _names_in(file: Any, page: Any) -> tuple[str, ...]:
+    """Return the names of channels that OME or GDAL wrote into a TIFF."""
+    if file.is_ome:
+        return tuple(re.findall(r'<Channel\b[^>]*?\bName="([^"]+)"', file.ome_metadata or ""))
+    tag = page.tags.get(42112)
+    pattern = r'<Item name="DESCRIPTION"[^>]*>([^<]+)</Item>'
+    return tuple(re.findall(pattern, str(tag.value))) if tag is not None else ()
+
+
+@dataclass
+class _Pages:
+    """Pages of a TIFF `[P, H, W, S]`, of which only the tiles or strips of a box are decoded."""
+
+    file: Any
+    pages: list[Any]
+    shape: tuple[int, int, int, int]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.pages[0].dtype)
+
+    def __getitem__(self, index: tuple[Any, slice, slice, Any]) -> Values:
+        which, rows, columns, samples = index
+        number = isinstance(which, int)
+        chosen = [self.pages[which]] if number else self.pages[which]
+        found = np.stack([self._box(page, rows, columns) for page in chosen])[..., samples]
+        return np.asarray(found[0] if number else found)
+
+    def _box(self, page: Any, rows: slice, columns: slice) -> Values:
+        (top, bottom, _), (left, right, _) = (
+            rows.indices(self.shape[1]), columns.indices(self.shape[2])
+        )  # fmt: skip
+        out = np.zeros((bottom - top, right - left, self.shape[3]), self.dtype)
+        first = page.keyframe
+        height = first.tilelength if first.is_tiled else first.rowsperstrip
+        width = first.tilewidth if first.is_tiled else self.shape[2]
+        across = -(-self.shape[2] // width)
+        segments = product(
+            range(top // height, -(-bottom // height)), range(left // width, -(-right // width))
+        )
+        for row, column in segments:
+            number = row * across + column
+            if not page.databytecounts[number]:
+                continue  # a sparse file leaves out segments of zeros
+            self.file.filehandle.seek(page.dataoffsets[number])
+            data = self.file.filehandle.read(page.databytecounts[number])
+            segment, (_, _, y, x, _), (_, h, w, _) = page.decode(
+                data, number, jpegtables=first.jpegtables
+            )
+            if segment is None:
+                continue
+            y0, y1, x0, x1 = max(top, y), min(bottom, y + h), max(left, x), min(right, x + w)
+            part = segment[0, y0 - y : y1 - y, x0 - x : x1 - x]
+            out[y0 - top : y1 - top, x0 - left : x1 - left] = part
+        return out
+
+
+def open_dicom(
+    path: str, max_pixels: int, axes: str | None, array: str | None, stack: ExitStack
+) -> StoredImages:
+    """Open a DICOM file; `open_stored` says what the arguments are."""
+    import pydicom
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on values that the standard forbids, and others use
+        try:
+            file = pydicom.dcmread(path)
+        except pydicom.errors.InvalidDicomError:
+            raise Undecodable("not an image", "no DICOM header") from None
+        if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & {e.keyword for e in file}:
+            kind = file.get("Modality", "unknown")
+            raise Undecodable("not an image", f"a DICOM file without pixels (modality {kind})")
+        if file.Rows * file.Columns > max_pixels:
+            raise Undecodable("too large", f"{file.Columns} x {file.Rows} pixels")
+        try:
+            values = file.pixel_array
+        except (RuntimeError, NotImplementedError) as error:
+            if "decode" not in str(error) and "decompress" not in str(error):
+                raise
+            raise Undecodable(
+                "unsupported", f"{file.file_meta.TransferSyntaxUID.name} needs a codec, run `pip "
+                "install pylibjpeg[all]`",
+            ) from None  # fmt: skip
+        return _dicom_values(file, values, axes)
+
+
+def _dicom_values(file: Any, values: Values, axes: str | None) -> StoredImages:
+    """Apply photometric interpretation and the modality LUT."""
+    from pydicom.pixels import apply_color_lut, apply_modality_lut
+
+    photometric = file.get("PhotometricInterpretation", "MONOCHROME2")
+    dtype, bits = values.dtype, int(file.get("BitsStored", 0))
+    if photometric == "PALETTE COLOR":
+        values = apply_color_lut(values, file)
+        dtype, bits = values.dtype, 8 * values.dtype.itemsize
+    bounds, padding = bounds_of(dtype, bits), _number(file.get("PixelPaddingValue"))
+    if photometric == "MONOCHROME1":
+        total = sum(bounds) if bounds is not None else float(values.max() + values.min())
+        values = (total - values.astype(np.float64)).astype(np.int32 if bounds else dtype)
+        padding = None if padding is None else total - padding
+    slope, intercept = (float(file.get(f"Rescale{key}") or 0.0) for key in ("Slope", "Intercept"))
+    if "ModalityLUTSequence" in file:
+        values, bounds, padding = apply_modality_lut(values, file), None, None
+    elif slope and (slope, intercept) != (1.0, 0.0):
+        whole = slope == 1.0 and intercept.is_integer()
+        values = values.astype(np.int64 if whole else np.float32) * (1 if whole else slope)
+        values = (
+            values.astype(np.int32) + int(intercept) if whole else values + np.float32(intercept)
+        )
+        if bounds is not None:
+            low, high = sorted(slope * end + intercept for end in bounds)
+            bounds = low, high
+        padding = None if padding is None else slope * padding + intercept
+    color = file.get("SamplesPerPixel", 1) > 1 or photometric == "PALETTE COLOR"
+    shape = (-1, *values.shape[-3:]) if color else (-1, *values.shape[-2:], 1)
+    facts = {"dtype": str(dtype), "bits": bits if dtype.kind != "f" else 0, "bounds": bounds}
+    return _pages_as(values.reshape(shape), axes, facts | {"nodata": padding})
