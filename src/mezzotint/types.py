@@ -115,7 +115,7 @@ class Input:
         return asdict(self) | {"values": how}
 
     def stated_values(self) -> str:
-        """Say in one line of which type the values in the files are, and what becomes 0 and 1."""
+        """State channels, stored type and range in one line."""
         (low, high), shared = self.range[0], len(set(self.range)) == 1
         each = f"{low:,g} … {high:,g}" if shared else "a range for each channel"
         depth = f" of {self.bits} bits" if self.bits else ""

@@ -229,9 +229,9 @@ def test_what_reading_loses_is_counted(tmp_path: Path) -> None:
         Image.fromarray(np.roll(values, i)).save(tmp_path / "train/a" / f"scan{i}.png")
     report = examine(str(tmp_path), workers=0)
     assert report.lost == [
-        "3 have 16 bits a channel: the upper 8 are read",
+        "3 have 16 bits a channel: the upper 8 are read (data.reader=native reads all)",
         "value range: images of 16 bits use at most 12 of them, and become dark; multiply their "
-        "values by 16",
+        "values by 16, or set data.reader=native and data.reader.range=percentiles",
     ]
     assert not report.ok and "  " + report.lost[0] in list(report.lines())
 

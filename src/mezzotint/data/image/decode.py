@@ -95,6 +95,9 @@ def open_image(file: str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     with faults(file):
         opened = io.BytesIO(file) if isinstance(file, bytes) else file
         image = Image.open(opened, formats=_formats())
+        if image.format == "TIFF":
+            # Without a name Pillow does not map the file, which scrambles what is to be turned.
+            image.filename = ""
     width, height = image.size
     if width * height > max_pixels:
         image.close()

@@ -160,10 +160,10 @@ class ImageFolder(Source):
             where = f"{self.root}/{split}" if split else self.root
             found = f" ({'; '.join(self.notes)})" if self.notes else ""
             native = [p for p in listing.others if extension_of(p) in NATIVE_EXTENSIONS]
-            other = f" {native[0]} is read by data.reader=native." if native else ""
+            hint = f" {native[0]} is read by data.reader=native." if native else ""
             raise ValueError(
                 f"`{where}` has no images{found}. Supported: jpg, png, webp and more, with or "
-                f"without class folders.{other} Check `data.root`, or run `mezzotint doctor` on it."
+                f"without class folders.{hint} Check `data.root`, or run `mezzotint doctor` on it."
             )
         unused = dict(parts.unused)
         if self.reader is None:

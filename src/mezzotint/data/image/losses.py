@@ -16,8 +16,8 @@ from mezzotint.data.image.decode import Undecodable, has_alpha, open_image
 
 _SAMPLED = 64  # files that a source looks into
 _DECODED = 8  # deep files that are decoded among them
-DEEP = "16 bits a channel: the upper 8 are read"
-BANDS = "bands besides color and transparency, which are not read"
+DEEP = "16 bits a channel: the upper 8 are read (data.reader=native reads all)"
+BANDS = "bands besides color and transparency, which are not read (data.reader=native reads them)"
 PAGES = "several frames or pages: the first is read"
 
 
@@ -107,6 +107,7 @@ def lines_on(losses: Iterable[Loss], start: str = "") -> list[str]:
     if bits and max(bits) < 15:
         lines.append(
             f"value range: images of 16 bits use at most {max(bits)} of them, and become dark; "
-            f"multiply their values by {2 ** (16 - max(bits))}"
+            f"multiply their values by {2 ** (16 - max(bits))}, or set data.reader=native and "
+            "data.reader.range=percentiles"
         )
     return lines

@@ -40,7 +40,7 @@ _PROBED = 64  # files whose headers are compared
 _MEASURED = 256  # images that range, mean and standard deviation are measured on
 _SIDE = 128  # rows and columns of their pixels
 _ODD = 0.1  # fraction of the probed files that may differ from the others
-_SMALL = 16  # integers of up to so many bits are mapped by their type
+_SMALL = 16  # integers of up to 16 bits are mapped by their type
 _TYPES = ("bool", *(f"{s}int{n}" for n in (8, 16, 32, 64) for s in ("", "u")))
 _TYPES += ("float16", "float32", "float64")
 
@@ -331,7 +331,8 @@ class Native(Component):
                     f"`data.reader.range` must be [low, high], or {channels} such pairs, one for "
                     f"each channel, got {len(self.range)} pairs. Correct it."
                 )
-            return self.range * (channels if len(self.range) == 1 else 1)
+            ranges: Ranges = self.range * (channels if len(self.range) == 1 else 1)
+            return ranges
         bounds = [probe.bounds for probe in probes if probe.bounds is not None]
         if self.range == "percentiles" or (
             self.range == "auto" and (len(bounds) < len(probes) or bits > _SMALL)

@@ -133,8 +133,8 @@ def spread(items: Sequence[str], most: int) -> list[str]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def checked_range(value: str | Sequence[Any]) -> str | tuple[tuple[float, float], ...]:
-    """Return pairs of low and high, or the name of a rule."""
+def checked_range(value: Any) -> Any:
+    """Return a tuple of pairs of low and high, or the name of a rule as it is."""
     if isinstance(value, str):
         return value
     pairs = [value] if value and not isinstance(value[0], list | tuple) else list(value)
@@ -243,7 +243,7 @@ def arranged(values: Any, axes: str | None, **facts: Any) -> StoredImages:
 
 
 def bounds_of(dtype: np.dtype[Any], bits: int) -> tuple[float, float] | None:
-    """Return the least and the largest integer of a type that uses so many bits."""
+    """Return the least and the largest integer of a type with this number of bits."""
     if dtype.kind == "f":
         return None
     sign = dtype.kind == "i"
@@ -335,7 +335,8 @@ def _open_zarr(
         raise
     if isinstance(opened, zarr.Array):
         return arranged(opened, axes)
-    found = {n: item for n, item in opened.members(max_depth=None) if isinstance(item, zarr.Array)}
+    members = sorted(opened.members(max_depth=None))
+    found = {name: item for name, item in members if isinstance(item, zarr.Array)}
     return arranged(found[_chosen(array, _pictures(found))], axes)
 
 

@@ -195,7 +195,10 @@ def open_tiff(
     else:
         values = series.asarray().reshape(shape)
     nodata = page.tags.get(42113)
-    facts = {"names": _names_in(file, page), "nodata": _number(nodata and nodata.value)}
+    facts: dict[str, Any] = {
+        "names": _names_in(file, page),
+        "nodata": _number(nodata and nodata.value),
+    }
     if (
         page.dtype is not None
         and page.dtype.kind == "u"
@@ -284,7 +287,7 @@ def _names_in(file: Any, page: Any) -> tuple[str, ...]:
 
 @dataclass
 class _Pages:
-    """Pages of a TIFF `[P, H, W, S]`, of which only the tiles or strips of a box are decoded."""
+    """Pages of a TIFF `[P, H, W, S]`; only the tiles or strips of a box are decoded."""
 
     file: Any
     pages: list[Any]
@@ -292,7 +295,8 @@ class _Pages:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.pages[0].dtype)
+        found: np.dtype[Any] = np.dtype(self.pages[0].dtype)
+        return found
 
     def __getitem__(self, index: tuple[Any, slice, slice, Any]) -> Values:
         which, rows, columns, samples = index
@@ -361,7 +365,7 @@ def open_dicom(
 
 def _dicom_values(file: Any, values: Values, axes: str | None) -> StoredImages:
     """Apply photometric interpretation and the modality LUT."""
-    from pydicom.pixels import apply_color_lut, apply_modality_lut
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
     photometric = file.get("PhotometricInterpretation", "MONOCHROME2")
     dtype, bits = values.dtype, int(file.get("BitsStored", 0))
@@ -377,11 +381,10 @@ def _dicom_values(file: Any, values: Values, axes: str | None) -> StoredImages:
     if "ModalityLUTSequence" in file:
         values, bounds, padding = apply_modality_lut(values, file), None, None
     elif slope and (slope, intercept) != (1.0, 0.0):
-        whole = slope == 1.0 and intercept.is_integer()
-        values = values.astype(np.int64 if whole else np.float32) * (1 if whole else slope)
-        values = (
-            values.astype(np.int32) + int(intercept) if whole else values + np.float32(intercept)
-        )
+        if slope == 1.0 and intercept.is_integer():
+            values = values.astype(np.int32) + int(intercept)
+        else:
+            values = values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
         if bounds is not None:
             low, high = sorted(slope * end + intercept for end in bounds)
             bounds = low, high
