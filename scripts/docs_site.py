@@ -3,9 +3,9 @@
     make docs          # writes build/site, warnings are errors
     make docs-serve    # shows it on loopback
 
-Nothing is downloaded. Pages of the reference come from `docs_reference`. A link to a file outside
-`docs/` goes to its page on the site if it has one, and else to the repository. Formulas between
-dollars become MathML, which browsers draw themselves.
+Nothing is downloaded. Pages of the reference come from `docs_reference`, the results from
+`docs_results`. A link to a file outside `docs/` goes to its page on the site if it has one, and
+else to the repository. Formulas between dollars become MathML, which browsers draw themselves.
 """
 
 import posixpath
@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "src"))
 
 import docs_reference  # noqa: E402
+import docs_results  # noqa: E402
 
 _SOURCE = "https://github.com/mezzotint/mezzotint/blob/main/"
 _LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
@@ -49,7 +50,7 @@ def generated() -> dict[str, str]:
     for path, page in pages().items():
         text = (ROOT / path).read_text(encoding="utf-8")
         copies[page] = relinked(text, path, page)
-    return copies | docs_reference.pages()
+    return copies | docs_reference.pages() | docs_results.pages()
 
 
 def relinked(text: str, path: str, page: str) -> str:
@@ -102,7 +103,8 @@ def on_page_content(html: str, **_: Any) -> str:
 
     def math(match: re.Match[str]) -> str:
         text = match[3].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-        return str(convert(text, display="block" if match[2] == "[" else "inline"))
+        formula = str(convert(text, display="block" if match[2] == "[" else "inline"))
+        return f'<{match[1]} class="arithmatex">{formula}</{match[1]}>'
 
     return _MATH.sub(math, html)
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mezzotint.cli.app import run
+from mezzotint.detection.recipes import FAMILIES as TRANSFER
 from mezzotint.recipe.reading import shipped
 from mezzotint.recipe.schema import FAMILIES
 from mezzotint.recipe.signatures import index
@@ -70,11 +71,14 @@ def test_every_section_is_explained(section: str, capsys: pytest.CaptureFixture[
     [
         (
             "run",
-            ["  epochs: a whole number; default 100", "  compute: see `mezzotint recipes compute`"],
+            [
+                "  epochs: a whole number, at least 1; default 100",
+                "  compute: see `mezzotint recipes compute`",
+            ],
         ),
         ("compute", ["  device: one of auto, cpu, cuda; default auto"]),
-        ("method.simclr", ["  temperature: a number; default 0.2"]),
-        ("sgd", ["  lr: a number (required)"]),
+        ("method.simclr", ["  temperature: a number, positive; default 0.2"]),
+        ("sgd", ["  lr: a number, positive (required)"]),
         ("two_views", ["  policy: a policy, see `mezzotint recipes policy`; default simclr"]),
     ],
 )
@@ -91,7 +95,10 @@ def test_keys_are_explained_as_people_write_them(
     [
         (
             "run.log",
-            ["  log: see `mezzotint recipes log`", "  knn_epochs: a whole number; default 10"],
+            [
+                "  log: see `mezzotint recipes log`",
+                "  knn_epochs: a whole number, at least 0; default 10",
+            ],
         ),
         ("run.compute", ["  device: one of auto, cpu, cuda; default auto"]),
         ("run.compute.device", ["  device: one of auto, cpu, cuda; default auto"]),
@@ -148,3 +155,12 @@ def test_prepare_refuses_what_is_not_the_data_set(
     assert run(["prepare", "esc50", str(tmp_path)]) == 2
     assert "meta/esc50.csv" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_schema_of_recipes_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recipes", "--schema"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["properties"]) >= {"method", "phases", "load"}
+    assert run(["recipes", "transfer", "--schema"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["properties"]) == set(TRANSFER)
+    assert run(["recipes", "moco", "--schema"]) == 2
+    assert "takes no name" in capsys.readouterr().err

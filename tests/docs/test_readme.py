@@ -34,9 +34,3 @@ def test_the_few_bits_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert not torch.equal(scope["features"], exact) and scope["features"].requires_grad
     assert torch.equal(encoder(x), exact)
     assert "weights" in capsys.readouterr().out
-
-
-def test_links_of_the_documents_point_somewhere() -> None:
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
-            assert (path.parent / target).exists(), f"{path.name}: {target}"

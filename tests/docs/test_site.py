@@ -1,17 +1,23 @@
 """The site's generated pages: every public name, key and verb, and links between the files."""
 
 import importlib
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from mezzotint.recipe.component import kind_of
+from mezzotint.recipe.signatures import index
 from tests import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import docs_reference  # noqa: E402
+import docs_results  # noqa: E402
 import docs_site  # noqa: E402
 
 
@@ -26,6 +32,47 @@ def test_every_public_name_has_a_block_on_the_page_of_its_package() -> None:
                 assert hasattr(module, name), f"{package}.{name}"
 
 
+def test_every_key_of_every_kind_has_a_row_with_type_default_and_meaning() -> None:
+    rows = 0
+    for family, path in docs_reference.families().items():
+        page = docs_reference.pages()[path]
+        for kind, entry in index().members(family).items():
+            title = f"## `{kind}` {{#{family_anchor(family, kind)}}}\n"
+            assert title in page, f"{family}.{kind}"
+            text = page.split(title)[1].split("\n## ")[0]
+            for name, key in entry.keys.items():
+                row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+                cells = re.split(r"(?<!\\)\|", row)[1:-1]
+                assert len(cells) == 4 and all(cell.strip() for cell in cells), row
+                assert ("required" in cells[2]) == key.required
+                rows += 1
+    assert rows > 600
+    simclr = docs_reference.pages()["reference/recipes/method.md"].split("## `simclr`")[1]
+    assert "| `temperature` | a number, positive | `0.2` | Temperature of the softmax. |" in simclr
+    # Quantizers are made in Python, and random policies are among the transforms.
+    listed = yaml.safe_load((ROOT / "tests/recipe/kinds.yaml").read_text(encoding="utf-8"))
+    assert listed.keys() - docs_reference.families().keys() <= {"Quantizer", "RandomPolicy"}
+
+
+def family_anchor(family: str, kind: str) -> str:
+    return f"{kind_of(family)}-{kind}".replace("_", "-")
+
+
+@pytest.mark.parametrize("verb", docs_reference.verbs())
+def test_every_verb_has_an_example_that_its_parser_takes(verb: str) -> None:
+    command = docs_reference.verbs()[verb]
+    shown = re.fullmatch(r"Example: `mezzotint (.+)`", command.epilog or "")
+    assert shown is not None, f"{verb} needs an example in its help"
+    first, *arguments = shlex.split(shown[1])
+    assert first == verb
+    assert command.make_context(verb, arguments).params
+    page = docs_reference.pages()["reference/cli.md"]
+    assert f"## `{verb}`\n" in page and f"```bash\nmezzotint {shown[1]}\n```" in page
+    for parameter in command.params:
+        label = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar
+        assert label.replace("|", "\\|") in page
+
+
 def test_links_between_files_become_links_between_pages() -> None:
     text = "[a](../docs/ssql.md#use) [b](../CHANGELOG.md) [c](results/views.md) [d](views.py)"
     found = docs_site.relinked(text, "benchmarks/README.md", "benchmarks/readme.md")
@@ -36,10 +83,46 @@ def test_links_between_files_become_links_between_pages() -> None:
     assert docs_site.relinked("[x](own.md)", "docs/a/b.md", "a/b.md") == "[x](own.md)"
 
 
+def test_links_of_the_documents_point_somewhere() -> None:
+    """To a file of the repository, or to a page that the site generates."""
+    generated = {ROOT / "docs" / page for page in docs_site.generated()}
+    files = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
+    for path in files:
+        for target in re.findall(r"\]\(([^)#:\s]+)[)#]", path.read_text(encoding="utf-8")):
+            found = Path(os.path.normpath(path.parent / target))
+            assert found.exists() or found in generated, f"{path.name}: {target}"
+
+
+def test_results_say_what_their_tables_say() -> None:
+    page = docs_site.generated()["results.md"]
+    for result in docs_results.RESULTS:
+        assert f"## {result.title}\n" in page and f"](results/{result.file})" in page
+        plot = docs_site.generated()[f"results/plots/{result.plot}"]
+        assert plot.startswith("<svg") and plot.count("<text") > 3
+    (row,) = (r for r in docs_results.tables("startup.md")[0] if "--help" in r["command"])
+    assert docs_results.number(row["median s"]).mean == float(row["median s"])
+    assert "0.598 of them" in page and "hand-made features reach 0.458" in page
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("**0.607**", (0.607, 0.607, 0.607)),
+        ("+0.5 ± 0.25", (0.5, 0.25, 0.75)),
+        ("1,219 (900 to 1,400)", (1219, 900, 1400)),
+        ("−0.060 (−0.099 – −0.020)", (-0.06, -0.099, -0.02)),
+        ("2.9×", (2.9, 2.9, 2.9)),
+    ],
+)
+def test_cells_are_read_with_their_intervals(cell: str, value: tuple[float, ...]) -> None:
+    found = docs_results.number(cell)
+    assert (found.mean, found.low, found.high) == pytest.approx(value)
+
+
 def test_formulas_become_mathml() -> None:
     html = r'<p><span class="arithmatex">\(a &lt; \frac{1}{2}\)</span></p>'
     found = docs_site.on_page_content(html)
-    assert "<math" in found and "<mfrac>" in found and "arithmatex" not in found
+    assert "<math" in found and "<mfrac>" in found and "\\frac" not in found
 
 
 def test_a_page_that_loads_from_the_web_is_refused() -> None:

@@ -188,7 +188,11 @@ def _scaled(value: Any, scale: Scale, strength: float) -> Any:
 
 
 class Compose(Transform):
-    """Apply transforms one after the other, each with its own draws (keyed by index and name)."""
+    """Apply transforms one after the other, each with its own draws (keyed by index and name).
+
+    Args:
+        transforms: in the order in which they are applied.
+    """
 
     def __init__(self, *, transforms: Sequence[Transform]) -> None:
         self.transforms = list(transforms)

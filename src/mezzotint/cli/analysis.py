@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mezzotint.runs.compare import ComparisonTable
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint layers runs/photos --bits W2A4`")
 def layers(
     run: EncoderPath,
     arguments: Data = None,
@@ -97,7 +97,7 @@ def layers(
     typer.echo(f"report: {page}")
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint codes runs/bridle --samples 256`")
 def codes(
     run: RunPath,
     samples: Annotated[int, typer.Option(help="Samples to encode.", min=2)] = 256,
@@ -115,7 +115,7 @@ def codes(
     typer.echo(write_codes(run, samples=samples, frequent=frequent))
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint invariances runs/photos --samples 512 --seeds 3`")
 def invariances(
     run: EncoderPath,
     arguments: Annotated[
@@ -186,7 +186,10 @@ def _table(rows: "list[Row]", baselines: "Baselines") -> list[dict[str, str | fl
     return lines
 
 
-@app.command(name="search-policy")
+@app.command(
+    name="search-policy",
+    epilog="Example: `mezzotint search-policy runs/photos --out policy.yaml --trials 200`",
+)
 def search_policy(
     run: RunPath,
     overrides: Annotated[
@@ -244,7 +247,7 @@ def search_policy(
     typer.echo(f"Train with it: views.policy={{kind: fast_auto_augment, file: {out}}}")
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint replay runs/photos/postmortem/step-00000120`")
 def replay(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="RUN/postmortem/step-…, of a stopped run.")
@@ -269,7 +272,9 @@ def replay(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    epilog="Example: `mezzotint compare runs/simclr runs/ssql runs/byol --out comparison/`"
+)
 def compare(
     runs: Annotated[
         list[Path],
@@ -295,7 +300,7 @@ def compare(
     _show(table, out, as_json)
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint study siamese_factors --seeds 3 run.epochs=5`")
 def study(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A study file, or the name of a shipped study.")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mezzotint.runs.check import Outcome
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint check image/emoji_simclr --checks resumed,compiled`")
 def check(
     arguments: Arguments = None,
     checks: Annotated[

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,9 @@ from mezzotint.recipe.schema import RecipeError, nearest
 from mezzotint.recipe.signatures import ComponentEntry, Key, index
 
 
-@app.command()
+@app.command(
+    epilog="Example: `mezzotint gallery photos/ --policy rand_augment --policy three_augment`"
+)
 def gallery(
     arguments: Annotated[
         list[str] | None,
@@ -89,7 +91,7 @@ def _is_data(name: str) -> bool:
     return is_data(name)
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint doctor photos/ --workers 2`")
 def doctor(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder or file of data.")],
     overrides: Annotated[
@@ -112,7 +114,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint recipes method.simclr`")
 def recipes(
     name: Annotated[
         str | None,
@@ -122,6 +124,12 @@ def recipes(
             "Default: list all recipes.",
         ),
     ] = None,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema", help="Print the JSON Schema of recipes, or with `transfer` of those."
+        ),
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """List the recipes; print one; or explain a part of them, such as `run` or `method.simclr`."""
@@ -129,6 +137,9 @@ def recipes(
     from mezzotint.recipe.reading import shipped
     from mezzotint.recipe.schema import FAMILIES
 
+    if schema:
+        typer.echo(json.dumps(_schema(name), indent=1, ensure_ascii=False))
+        return
     known = shipped() | {f"transfer/{title}": path for title, path in shipped_transfers().items()}
     if name is None:
         for title, path in known.items():
@@ -147,6 +158,19 @@ def recipes(
         typer.echo(explanation)
 
 
+def _schema(name: str | None) -> dict[str, Any]:
+    """The JSON Schema of recipes, or of those of `mezzotint transfer`."""
+    from mezzotint.detection.recipes import FAMILIES as TRANSFER
+    from mezzotint.recipe.json_schema import recipe_schema
+
+    if name not in (None, "transfer"):
+        raise RecipeError(
+            f"--schema takes no name, or `transfer` for the recipes of `mezzotint transfer`, got "
+            f"{name!r}. Leave it out."
+        )
+    return recipe_schema() if name is None else recipe_schema(TRANSFER)
+
+
 def _explain(name: str) -> str:
     """Describe a section or family, a kind, or a key at any depth; empty when unknown.
 
@@ -158,6 +182,7 @@ def _explain(name: str) -> str:
     path, *words = name.split(".")
     members = index().members(FAMILIES.get(path) or index().family_named(path) or "")
     entries, key = list(members.values()) or index().kinds.get(path, []), None
+    owner: ComponentEntry | None = None
     if not entries:
         return ""
     for word in words:
@@ -169,11 +194,11 @@ def _explain(name: str) -> str:
                 f"{nearest(word, members)}"
             )
         else:
-            key = _key(entries, word, path)
+            owner, key = _key(entries, word, path)
             members = index().members(key.family) if key.family else {}
             entries = list(members.values())
         path = f"{path}.{word}"
-    shown = [] if key is None else [_key_lines(key)]
+    shown = [] if owner is None or key is None else [_key_lines(owner, key)]
     if len(members) > 1:
         shown.append("\n".join(f"{path}.{kind}: {e.summary}" for kind, e in members.items()))
     else:
@@ -181,9 +206,9 @@ def _explain(name: str) -> str:
     return "\n\n".join(shown)
 
 
-def _key(entries: Sequence[ComponentEntry], word: str, path: str) -> Key:
+def _key(entries: Sequence[ComponentEntry], word: str, path: str) -> tuple[ComponentEntry, Key]:
     """Return a key of a kind, or of the first of several kinds of one name that has it."""
-    keys = {name: key for entry in reversed(entries) for name, key in entry.keys.items()}
+    keys = {name: (entry, key) for entry in reversed(entries) for name, key in entry.keys.items()}
     if word not in keys:
         known = f"Its keys are {', '.join(keys)}." if keys else "It is a plain value."
         raise RecipeError(f"`{path}` has no key {word!r}. {known}{nearest(word, keys)}")
@@ -193,15 +218,18 @@ def _key(entries: Sequence[ComponentEntry], word: str, path: str) -> Key:
 def _keys(entry: ComponentEntry) -> str:
     """What a kind is, and each of its keys with type, default and meaning."""
     lines = [entry.summary]
-    lines += map(_key_lines, entry.keys.values())
+    lines += (_key_lines(entry, key) for key in entry.keys.values())
     return "\n".join(lines)
 
 
-def _key_lines(key: Key) -> str:
-    """Write a key with its type and default, and what it means."""
+def _key_lines(entry: ComponentEntry, key: Key) -> str:
+    """Write a key with its type, range and default, and what it means."""
+    from mezzotint.recipe.json_schema import accepted
+
+    demand = accepted(entry, key)
     default = " (required)" if key.required else _default(key)
     meaning = f"{key.doc[:1].upper()}{key.doc[1:]}"
-    return f"  {key.name}: {key.described}{default}\n      {meaning}"
+    return f"  {key.name}: {key.described}{demand and f', {demand}'}{default}\n      {meaning}"
 
 
 def _default(key: Key) -> str:
@@ -216,7 +244,7 @@ def _default(key: Key) -> str:
 _DATASETS = ("audioset", "esc50", "kinetics")
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint prepare esc50 ESC-50-master/ --out esc50/`")
 def prepare(
     dataset: Annotated[
         str, typer.Argument(metavar="audioset|esc50|kinetics", help="The data set.")
@@ -248,7 +276,7 @@ def prepare(
     typer.echo("\n".join(map(shown, [*done.lines(), str(target)])))
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint shard photos/ shards/ holdout=0.1`")
 def shard(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder of images or audio.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the shards.")],

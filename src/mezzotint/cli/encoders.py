@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mezzotint.types import Input
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint embed runs/photos more-photos/ --out features.npz`")
 def embed(
     encoder: EncoderPath,
     arguments: Data = None,
@@ -80,7 +80,7 @@ _Reestimate = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint export runs/photos --format onnx --bits W8A8`")
 def export(
     run: EncoderPath,
     arguments: Annotated[
@@ -174,7 +174,10 @@ _Normalization = Annotated[
 ]
 
 
-@app.command(name="import")
+@app.command(
+    name="import",
+    epilog="Example: `mezzotint import checkpoint_0099.pth.tar --from mocov3 --out imported/`",
+)
 def import_(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A .safetensors file or a torch checkpoint.")
@@ -319,7 +322,10 @@ def _statistics(name: str, audio: bool) -> tuple[tuple[float, ...], tuple[float,
     )
 
 
-@app.command(name="norm-rescale")
+@app.command(
+    name="norm-rescale",
+    epilog="Example: `mezzotint norm-rescale runs/lars --anchor runs/sgd --out rescaled/`",
+)
 def norm_rescale(
     encoder: EncoderPath,
     anchor: Annotated[

@@ -22,7 +22,9 @@ from mezzotint.cli.app import (
 )
 
 
-@app.command()
+@app.command(
+    epilog="Example: `mezzotint evaluate runs/photos labeled/ 'evaluate.bits=[fp32, W8A8, W4A4]'`"
+)
 def evaluate(
     run: EncoderPath,
     arguments: Annotated[
@@ -93,7 +95,7 @@ def evaluate_run(
     say(mode, f"report: {page}", {"report": str(page)})
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint report runs/photos --compare runs/demo`")
 def report(
     run: RunPath,
     compare: Annotated[

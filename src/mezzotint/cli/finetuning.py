@@ -38,7 +38,7 @@ _Baselines = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint finetune runs/photos labeled/ --per-class 10 --seeds 3`")
 def finetune(
     encoder: EncoderPath,
     arguments: _DataOrRecipe = None,
@@ -97,7 +97,7 @@ def finetune(
         typer.echo(f"{words}\nreport: {page}")
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint transfer runs/photos coco_c4 data.root=coco/ --seeds 3`")
 def transfer(
     encoder: EncoderPath,
     arguments: Annotated[
@@ -142,7 +142,7 @@ def transfer(
         typer.echo(f"{table.text}\nreport: {page}")
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint detectron2 runs/photos backbone.pkl`")
 def detectron2(
     encoder: EncoderPath,
     out: Annotated[

@@ -22,7 +22,10 @@ Widths = Annotated[
 ]
 
 
-@app.command("coord-check")
+@app.command(
+    "coord-check",
+    epilog="Example: `mezzotint coord-check image/emoji_simclr --widths 32,64,128`",
+)
 def coord_check(
     recipe: RecipeName,
     overrides: Overrides = None,
@@ -63,7 +66,10 @@ def coord_check(
         raise typer.Exit(1)
 
 
-@app.command("transfer-lr")
+@app.command(
+    "transfer-lr",
+    epilog="Example: `mezzotint transfer-lr image/emoji_simclr --widths 16,32 --rates 0.002,0.008`",
+)
 def transfer_lr(
     recipe: RecipeName,
     overrides: Overrides = None,

@@ -26,7 +26,7 @@ _Slurm = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog="Example: `mezzotint pretrain photos/ --minutes 10 --out runs/photos`")
 def pretrain(
     arguments: Annotated[
         list[str] | None,

@@ -1,4 +1,4 @@
-"""Ways to train an encoder without labels, one paper a file."""
+"""Ways to train an encoder without labels, one paper a file; and their losses as functions."""
 
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mezzotint.methods.bridle_joint import BRIDLEJoint as BRIDLEJoint
     from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer as BRIDLETokenizer
     from mezzotint.methods.byol import BYOL as BYOL
+    from mezzotint.methods.byol import squared_distance as squared_distance
     from mezzotint.methods.dino import DINO as DINO
     from mezzotint.methods.distill import Distill as Distill
     from mezzotint.methods.embedding_quantization import (
@@ -16,13 +17,17 @@ if TYPE_CHECKING:
     )
     from mezzotint.methods.emix import EMix as EMix
     from mezzotint.methods.lejepa import LeJEPA as LeJEPA
+    from mezzotint.methods.lejepa import sigreg as sigreg
     from mezzotint.methods.mae import MAE as MAE
     from mezzotint.methods.method import Method as Method
     from mezzotint.methods.moco import MoCo as MoCo
+    from mezzotint.methods.moco import queue_contrast as queue_contrast
     from mezzotint.methods.mocov3 import MoCoV3 as MoCoV3
     from mezzotint.methods.shed import ShED as ShED
     from mezzotint.methods.simclr import SimCLR as SimCLR
+    from mezzotint.methods.simclr import nt_xent as nt_xent
     from mezzotint.methods.simsiam import SimSiam as SimSiam
+    from mezzotint.methods.simsiam import negative_cosine as negative_cosine
     from mezzotint.methods.ssql import SSQL as SSQL
     from mezzotint.methods.supervised import Supervised as Supervised
     from mezzotint.methods.tokenizer import ColdStart as ColdStart

@@ -27,6 +27,7 @@ from mezzotint.recipe.reading import (
     suggested,
 )
 from mezzotint.recipe.schema import (
+    DEFAULTS,
     FAMILIES,
     OPTIONAL,
     RecipeError,
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     from mezzotint.runs.settings import Budget, Evaluate, Export
     from mezzotint.train.init import Init
     from mezzotint.train.settings import Run
-
-_DEFAULTS: dict[str, Any] = {"views": "two_views", "schedule": "cosine", "run": {}, "evaluate": {}}
 
 
 def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -156,10 +155,10 @@ def resolve_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
             )
     resolved = {}
     for name, family in FAMILIES.items():
-        if name not in config and name not in _DEFAULTS:
-            needed = ", ".join(f for f in FAMILIES if f not in _DEFAULTS)
+        if name not in config and name not in DEFAULTS:
+            needed = ", ".join(f for f in FAMILIES if f not in DEFAULTS)
             raise RecipeError(f"`{name}` is missing. A recipe needs the sections {needed}.")
-        value = config.get(name, _DEFAULTS.get(name))
+        value = config.get(name, DEFAULTS.get(name))
         resolved[name] = resolve({} if value is None else value, family, name)
     for name, family in OPTIONAL.items():
         if config.get(name) is not None:
@@ -227,7 +226,7 @@ class Plan:
 
 def _default(section: str) -> Any:
     family = FAMILIES[section]
-    return construct(resolve(_DEFAULTS[section], family, section), family, {})
+    return construct(resolve(DEFAULTS[section], family, section), family, {})
 
 
 def require_one_modality(config: Mapping[str, Any], modality: str) -> None:

@@ -31,6 +31,9 @@ FAMILIES = {
 OPTIONAL = {"mup": "MuP", "budget": "Budget", "init": "Init", "export": "Export"}
 """Sections that a recipe may leave out."""
 
+DEFAULTS: dict[str, Any] = {"views": "two_views", "schedule": "cosine", "run": {}, "evaluate": {}}
+"""What a section that is left out is."""
+
 RENAMED_KINDS = {
     "daclmixup": "dacl_mixup",
     "mails": "emails",

@@ -1,0 +1,178 @@
+"""Pages of methods: the few lines of each loss are the package's loss, and diagrams are current."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mezzotint import quant
+from mezzotint.encoders.resnet import resnet8
+from mezzotint.methods.byol import squared_distance
+from mezzotint.methods.code_targets import Targets, code_loss
+from mezzotint.methods.dino import DINO
+from mezzotint.methods.emix import mixture_loss
+from mezzotint.methods.lejepa import prediction, sigreg
+from mezzotint.methods.mae import standardize
+from mezzotint.methods.moco import queue_contrast
+from mezzotint.methods.mocov3 import contrast
+from mezzotint.methods.simclr import nt_xent
+from mezzotint.methods.simsiam import negative_cosine
+from mezzotint.recipe.signatures import index
+from mezzotint.seeding import Draws, key_of
+from mezzotint.types import Input, Views
+from scripts import draw_methods
+from tests import ROOT
+
+DOCS = ROOT / "docs"
+METHODS = sorted((DOCS / "methods").glob("*.md"))
+SECTIONS = ("Loss", "Keys", "When to use it", "What differs from the paper")
+
+
+def code(page: str, name: str = "loss") -> Callable[..., Any]:
+    """The function of the first block of a page that defines it."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    scope: dict[str, Any] = {}
+    exec(compile(next(b for b in blocks if f"def {name}(" in b), page, "exec"), scope)
+    found: Callable[..., Any] = scope[name]
+    return found
+
+
+def rows(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+A, B = rows(6, 5, seed=1), rows(6, 5, seed=2)
+C, D = rows(6, 5, seed=3), rows(6, 5, seed=4)
+
+
+def dino() -> tuple[Tensor, Tensor]:
+    input = Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    encoder = resnet8(input, stem="small", width=2)
+    method = DINO(encoder, prototypes=5, hidden_dim=4, dim=3).eval()
+    method.center.copy_(rows(5, seed=5) / 10)
+    x = (rows(6, 3, 8, 8), rows(6, 3, 8, 8, seed=9))
+    draws = Draws(torch.arange(6), key_of("page"))
+    views = Views(x, ("global", "global"), draws, epoch=torch.zeros(()))
+    zs, ps = method.online(views)
+    ours, _ = method.compare(ps, method.targets(views, zs), views)
+    logits = [method.teacher_projector(method.teacher_encoder(one))[1] for one in x]
+    loss = code("methods/dino.md")
+    shown = [loss(ps[0], logits[1], method.center), loss(ps[1], logits[0], method.center)]
+    return torch.stack(shown).mean(), ours
+
+
+def ssql() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    network = resnet8(Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3), stem="small", width=2).eval()
+    quant.quantize_(network, "ssql")
+    quant.calibrate(network, [rows(4, 3, 8, 8)])
+    x, targets = rows(4, 3, 8, 8), rows(4, network.dim, seed=1)
+    own = code("ssql.md")(network, negative_cosine, x, targets, 2, 4)
+    with quant.bits(network, weight=2, activation=4):
+        low = negative_cosine(network(x), targets)
+    assert abs(low - negative_cosine(network(x), targets)) > 1e-3
+    return own, (negative_cosine(network(x), targets) + low) / 2
+
+
+def lejepa() -> tuple[Tensor, Tensor]:
+    z, directions = rows(2, 6, 5), torch.nn.functional.normalize(rows(7, 5, seed=1), dim=1)
+    ours = 0.95 * prediction(z, [0, 1]) + 0.05 * sigreg(z, directions)
+    return code("methods/lejepa.md")(z, directions), ours
+
+
+def bridle() -> tuple[Tensor, Tensor]:
+    logits, codes = rows(2, 3, 4, 5), torch.randint(5, (2, 6, 4))
+    hidden = torch.tensor([[0, 2, 5], [1, 2, 3]])
+    chosen = codes.gather(1, hidden.unsqueeze(2).expand(2, 3, 4))
+    ours, _ = code_loss(logits.flatten(2), Targets(codes.unsqueeze(-1)), hidden, 5)
+    return code("methods/bridle.md")(logits, chosen), ours
+
+
+def emix() -> tuple[Tensor, Tensor]:
+    partner, weight = torch.tensor([1, 0, 3, 2, 5, 4]), torch.rand(6)
+    ours, _ = mixture_loss(A, B, partner, weight, 0.2)
+    return code("dabs.md")(A, B, partner, weight), ours
+
+
+QUEUE = torch.nn.functional.normalize(rows(9, 5, seed=7), dim=1)
+LOSSES: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
+    "simclr": lambda: (code("methods/simclr.md")(A, B), nt_xent(torch.stack([A, B]), 0.2)[0]),
+    "moco": lambda: (code("methods/moco.md")(A, B, QUEUE), queue_contrast(A, B, QUEUE, 0.2)[0]),
+    "simsiam": lambda: (
+        code("methods/simsiam.md")(A, B, C, D),
+        (negative_cosine(A, D) + negative_cosine(B, C)) / 2,
+    ),
+    "byol": lambda: (
+        code("methods/byol.md")(A, B, C, D),
+        squared_distance(A, D) + squared_distance(B, C),
+    ),
+    "mocov3": lambda: (code("methods/mocov3.md")(A, B), contrast(A, B, 1.0)[0]),
+    "mae": lambda: (
+        code("methods/mae.md")(rows(2, 3, 4), rows(2, 3, 4, seed=1)),
+        (rows(2, 3, 4) - standardize(rows(2, 3, 4, seed=1))).square().mean(),
+    ),
+    "distill": lambda: (code("distillation.md")(A, B), negative_cosine(A, B)),
+    "dino": dino, "ssql": ssql, "lejepa": lejepa, "bridle": bridle, "emix": emix,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_lines_of_the_page_are_the_loss(name: str) -> None:
+    shown, ours = LOSSES[name]()
+    torch.testing.assert_close(shown, ours, rtol=1e-5, atol=1e-6)
+    assert ours.ndim == 0 and ours.abs() > 1e-3
+
+
+def test_the_map_of_the_page_keeps_order_and_has_so_few_values() -> None:
+    quantize = code("randomized-quantization.md", "quantize")
+    x = rows(3, 400)
+    torch.manual_seed(0)
+    view = quantize(x, 6)
+    assert view.shape == x.shape and 2 <= len(view.unique()) <= 6
+    order = x.flatten().argsort()
+    assert bool((view.flatten()[order].diff() >= 0).all())
+    assert x.min() <= view.min() and view.max() <= x.max()
+    assert not torch.equal(view, quantize(x, 6))
+
+
+@pytest.mark.parametrize("path", METHODS, ids=lambda p: str(p.stem))
+def test_a_page_has_idea_picture_loss_keys_and_when(path: Any) -> None:
+    text = path.read_text(encoding="utf-8")
+    found = re.findall(r"^## (.*)$", text, re.M)
+    assert tuple(found[:4]) == SECTIONS
+    assert "$$" in text and "```python" in text and "arxiv.org" in text
+    assert f"](../images/methods/{path.stem}.svg)" in text
+    kind = path.stem
+    assert f"method.md#method-{kind}" in text and kind in index().members("Method")
+
+
+def test_every_method_has_a_page() -> None:
+    pages = {path.stem for path in METHODS}
+    elsewhere = {
+        "ssql": "ssql.md", "distill": "distillation.md", "supervised": "finetuning.md",
+        "bridle_joint": "masked-prediction.md", "bridle_tokenizer": "masked-prediction.md",
+        "emix": "dabs.md", "shed": "dabs.md", "embedding_quantization": "dabs.md",
+    }  # fmt: skip
+    assert pages | elsewhere.keys() == index().members("Method").keys()
+    for kind, page in elsewhere.items():
+        assert kind in (DOCS / page).read_text(encoding="utf-8"), kind
+
+
+def test_diagrams_are_those_of_the_script() -> None:
+    for name, diagram in draw_methods.diagrams().items():
+        path = draw_methods.OUT / f"{name}.svg"
+        assert path.read_text(encoding="utf-8") == diagram.svg(name), "run scripts/draw_methods.py"
+
+
+def test_a_loss_alone() -> None:
+    text = (DOCS / "losses.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    scope: dict[str, Any] = {}
+    exec(compile(block, "losses.md", "exec"), scope)
+    assert scope["a"].grad.abs().sum() > 0 and 0.0 <= float(scope["accuracy"]) <= 1.0
+    listed = re.findall(r"^\| `(\w+)` \|", text, re.M)
+    assert len(listed) == 5 and all(callable(scope[name]) for name in listed)
