@@ -256,3 +256,22 @@ def test_exported_it_is_the_same_for_any_batch(build: Any, kind: str, input: Inp
     x = samples(input, 3)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(x), encoder(x), atol=1e-4, rtol=1e-4)
+
+
+WITHOUT_MAP = {"dgcnn", "onnx", "pointnet", "table_mlp"}
+WITH_MAP = {"audio", "image", "series"}
+"""Modalities whose samples have a grid of one or two axes."""
+
+
+@each
+def test_features_with_their_map_are_the_features(build: Any, kind: str, input: Input) -> None:
+    encoder, x = build(kind, input).eval(), samples(input, 2)
+    if kind in WITHOUT_MAP or input.modality not in WITH_MAP:
+        with pytest.raises(ValueError, match="has no feature map or patch tokens of a grid"):
+            encoder.features_and_map(x)
+        return
+    with torch.no_grad():
+        features, found = encoder.features_and_map(x)
+        assert torch.equal(features, encoder(x))
+    assert found.ndim == 4 and len(found) == 2 and found.shape[2:].numel() > 1
+    assert not any(module._forward_hooks for module in encoder.modules())

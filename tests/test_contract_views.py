@@ -20,6 +20,7 @@ from mezzotint.types import Batch, Input
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     # Without its memory of earlier batches and the statistics of its batch.
+    "clean_target": {"student": {"kind": "transformed", "transforms": ["randomized_quantization"]}},
     "byol_a": {"mixup": 0.0, "batch_normalize": False, "frames": 12},
     "multi_augment": {"policies": ["simclr", "rand_augment"], "num_local": 1,
                       "local_crop": {"size": 8}},
@@ -72,7 +73,8 @@ def test_one_tensor_and_tag_per_view(kind: str) -> None:
     batch = stored(input, ids)
     before = batch.x[0].clone()
     made = views(batch, context(input), step=7, progress=0.5)
-    assert len(made.x) == len(views.tags) == views.num_views >= 1 and made.tags == views.tags
+    assert len((*made.x, *made.target_x)) == len(views.tags) == views.num_views >= 1
+    assert made.tags == views.tags[: len(made.x)] and len(made.target_x) == views.num_target_views
     assert all(isinstance(tag, str) and tag for tag in views.tags)
     for x in made.x:
         assert len(x) == ROWS and x.dtype == torch.float32 and x.isfinite().all()
@@ -122,7 +124,8 @@ def test_a_batch_of_no_samples(kind: str) -> None:
     views = make(kind)
     input = input_of(views)
     made = views(stored(input, torch.arange(0)), context(input), step=0)
-    assert len(made.x) == views.num_views and all(len(x) == 0 for x in made.x)
+    assert len((*made.x, *made.target_x)) == views.num_views
+    assert all(len(x) == 0 for x in (*made.x, *made.target_x))
 
 
 @pytest.mark.parametrize("kind", KINDS)

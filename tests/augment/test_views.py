@@ -1,5 +1,6 @@
 """Views of anything: chains of transforms."""
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Params, Transform
-from mezzotint.augment.views import Transformed, ViewContext
+from mezzotint.augment.views import CleanTarget, Transformed, ViewContext
 from mezzotint.seeding import Draws
 from mezzotint.types import Batch, Input
 
@@ -124,3 +125,36 @@ def test_a_strength_scales_the_transforms_of_every_view() -> None:
     )
     assert [vars(chain[1])["p"] for chain in made.chains] == [0.25, 0.25, 0.25]
     assert all(type(chain[0]) is Shift for chain in made.chains), "it has one strength"
+
+
+def test_a_clean_target_is_the_sample_that_evaluation_reads() -> None:
+    views = CleanTarget(student=Transformed(transforms=[Shift()], count=2))
+    made = views(batch(), ViewContext(INPUT, 0, 0), step=0)
+    assert made.tags == ("global", "global") and len(made.target_x) == 1
+    assert torch.equal(made.target_x[0], INPUT.prepare(batch().x[0]))
+    shown = views.render(batch(), ViewContext(INPUT, 0, 0), normalized=False)
+    assert torch.equal(shown[2], batch().x[0]) and shown[2] is not batch().x[0]
+    plain = Transformed(transforms=[Shift()], count=2)(batch(), ViewContext(INPUT, 0, 0), step=0)
+    assert all(torch.equal(a, b) for a, b in zip(made.x, plain.x, strict=True))
+    with pytest.raises(ValueError, match="`views.student` must not have views of its own"):
+        CleanTarget(student=views)
+
+
+def test_views_that_repeat_are_known() -> None:
+    assert not Transformed(transforms=[Shift()]).repeats(INPUT)
+    assert Transformed(transforms=[Half()]).repeats(INPUT)
+    assert CleanTarget(student=Transformed(transforms=[Shift()])).repeats(INPUT)
+
+
+def test_the_crop_of_a_clean_target_is_the_largest_centered_square() -> None:
+    from mezzotint.augment.image.views import OneView
+
+    input = Input((3, 8, 8), (0.5,) * 3, (0.25,) * 3)
+    views = CleanTarget(student=OneView())
+    (sampler,) = views.crop_samplers(torch.tensor([5]), ViewContext(input, 0, 0))
+    crops = sampler(20, 32)
+    assert len(crops) == 2 and crops[1] == ((0, 6, 20, 20), 8, "bilinear")
+    cropped = tuple(torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8) for _ in crops)
+    made = views.render(Batch(cropped, torch.tensor([5]), cropped=True), ViewContext(input, 0, 0))
+    assert torch.equal(made[1], input.prepare(cropped[1])) and len(made) == 2
+    assert pickle.loads(pickle.dumps(sampler))(20, 32) == crops

@@ -5,16 +5,27 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, interpolate, normalize
+from torch.nn.functional import (
+    cosine_similarity,
+    cross_entropy,
+    interpolate,
+    layer_norm,
+    normalize,
+)
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet18
-from mezzotint.encoders.resnet1d import ResNet1D
 from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.export.float_formats import write_onnx
-from mezzotint.methods.distill import Distill, converted
+from mezzotint.methods.distill import Distill
 from mezzotint.methods.ssql import SSQL
+from mezzotint.quant.grid import make_grid
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.train.log import read_metrics
+from mezzotint.train.loop import pretrain
+from mezzotint.train.signals import Interrupted
 from mezzotint.types import Input
+from tests.tiny import config
 
 STUDENT = Input((3, 16, 16), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 TEACHER = Input((3, 16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -42,25 +53,8 @@ def test_the_teachers_features_are_those_of_its_own_normalization(tmp_path: Path
     method = Distill(student(), teachers=[saved(tmp_path / "a"), saved(tmp_path / "b", seed=3)])
     pixels = torch.rand(4, 3, 16, 16)
     expected = [load_encoder(tmp_path / name)(TEACHER.normalize(pixels)) for name in "ab"]
-    found = method.features(STUDENT.normalize(pixels))
+    found = method.teachers(STUDENT.normalize(pixels))
     assert torch.allclose(found, torch.cat(expected, dim=1), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "teacher",
-    [Input((1, 32, 32), (0.1,), (0.3,)), Input((3, 8, 8), (0.5,) * 3, (0.2,) * 3)],
-    ids=["gray and larger", "smaller"],
-)
-def test_size_and_channels_of_a_teacher_may_differ(teacher: Input, tmp_path: Path) -> None:
-    pixels = torch.rand(4, 3, 16, 16)
-    plain = pixels.mean(dim=1, keepdim=True) if teacher.shape[0] == 1 else pixels
-    size = teacher.shape[1:]
-    expected = teacher.normalize(interpolate(plain, size=size, mode="bilinear", antialias=True))
-    assert torch.allclose(
-        converted(STUDENT.normalize(pixels), STUDENT, teacher), expected, atol=1e-5
-    )
-    method = Distill(student(), teachers=[saved(tmp_path, teacher)])
-    assert torch.isfinite(method(views()).loss)
 
 
 def test_losses_are_those_of_their_definitions(tmp_path: Path) -> None:
@@ -89,7 +83,7 @@ def test_a_student_comes_closer_to_its_teacher(loss: Any, tmp_path: Path) -> Non
     method = Distill(
         student(8), teachers=[saved(tmp_path)], loss=loss, hidden_dim=64, queue_size=32
     )
-    before = {name: p.clone() for name, p in method._teachers[0].state_dict().items()}
+    before = {name: p.clone() for name, p in method.teachers.networks[0].state_dict().items()}
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
     losses, cosines = [], []
     for _ in range(25):
@@ -103,9 +97,11 @@ def test_a_student_comes_closer_to_its_teacher(loss: Any, tmp_path: Path) -> Non
         cosines.append(float(step.logs["teacher_cosine"]))
     assert losses[-1] < (0.8 * losses[0] if loss == "mse" else losses[1])
     assert loss != "cosine" or cosines[-1] > 0.9
-    after = method._teachers[0].state_dict()
+    after = method.teachers.networks[0].state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert not any(name.startswith("_teachers") for name in method.state_dict())
+    assert {name.partition(".")[0] for name in method.state_dict()} <= {
+        "encoder", "projector", "queue", "pointer",
+    }  # fmt: skip
 
 
 def test_the_queue_holds_the_latest_features_of_the_teacher(tmp_path: Path) -> None:
@@ -114,7 +110,7 @@ def test_the_queue_holds_the_latest_features_of_the_teacher(tmp_path: Path) -> N
     method.before_step()
     method(x)
     method.after_step(0.1)
-    assert torch.allclose(method.queue[:8], normalize(method.features(x[0])), atol=1e-6)
+    assert torch.allclose(method.queue[:8], normalize(method.teachers(x[0])), atol=1e-6)
     method(x)
     method.after_step(0.2)
     assert int(method.pointer) == 4
@@ -127,7 +123,7 @@ def test_an_onnx_file_teaches_as_its_encoder(tmp_path: Path) -> None:
     file = tmp_path / "teacher.onnx"
     write_onnx(load_encoder(folder), file)
     x = views(1)[0]
-    found = [Distill(student(), teachers=[path]).features(x) for path in (folder, str(file))]
+    found = [Distill(student(), teachers=[path]).teachers(x) for path in (folder, str(file))]
     assert torch.allclose(found[0], found[1], atol=1e-4)
 
 
@@ -142,17 +138,176 @@ def test_ssql_trains_a_student_at_low_bits(tmp_path: Path) -> None:
     assert torch.isfinite(step.loss) and "low_bits_loss" in step.logs
 
 
-def test_what_cannot_teach_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`method.teachers` must name an encoder or more"):
-        Distill(student(), teachers=[])
-    with pytest.raises(ValueError, match="has no encoder.json"):
-        Distill(student(), teachers=[str(tmp_path)])
-    series = Input((3, 64), (0.0,) * 3, (1.0,) * 3, modality="series")
-    save_encoder(ResNet1D(series), tmp_path / "series")
-    with pytest.raises(ValueError, match="takes time series, and the data has images"):
-        Distill(student(), teachers=[str(tmp_path / "series")])
-    longer = ResNet1D(Input((2, 64), (0.0,) * 2, (1.0,) * 2, modality="series"))
-    with pytest.raises(ValueError, match=r"takes samples of shape \[3, 64\], and the data has"):
-        Distill(longer, teachers=[str(tmp_path / "series")])
+@pytest.mark.parametrize("loss", ["cosine", "mse", "relational"])
+def test_dense_compares_every_position(loss: Any, tmp_path: Path) -> None:
+    """Written out position by position; the teacher's map has another size and other channels."""
+    teacher = saved(tmp_path, Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3))
+    method = Distill(student(), teachers=[teacher], loss=loss, dense=0.7, queue_size=10).eval()
+    assert method.maps == [(32, 4, 4)]
+    x = views(1)
+    t = method.targets(x_of(x), [])[0]
+    with torch.no_grad():
+        _, (p,) = method.online(x_of(x))
+        features, own = method.encoder.features_and_map(x[0])
+        mine = method.map_heads[0](interpolate(own, size=(4, 4), mode="bilinear"))
+        whole = load_encoder(teacher)
+        resized = interpolate(x[0] * deviation(STUDENT) + center(STUDENT), 32, mode="bilinear")
+        theirs = whole.feature_map(TEACHER.normalize(resized))  # type: ignore[operator]
+    assert own.shape[2:] == (2, 2) and torch.equal(features, method.encoder(x[0]))
+    assert torch.allclose(p[:, 32:], mine.flatten(1), atol=1e-5)
+    assert torch.allclose(t[:, 32:], theirs.flatten(1), atol=1e-4)
+    terms = []
+    for row, column in ((r, c) for r in range(4) for c in range(4)):
+        a, b = mine[:, :, row, column], theirs[:, :, row, column]
+        if loss == "mse":
+            a, b = (layer_norm(v, v.shape[1:]) for v in (a, b))
+            terms.append((a - b).square().mean())
+        else:
+            terms.append(-cosine_similarity(a, b).mean())
+    alone = Distill(student(), teachers=[teacher], loss=loss, queue_size=10)
+    if loss == "relational":
+        alone.queue.copy_(method.queue)
+    expected = alone._distance(p[:, :32], t[:, :32]) + 0.7 * torch.stack(terms).mean()
+    assert method._distance(p, t) == pytest.approx(float(expected), rel=1e-3)
+    step = method(x)
+    step.loss.backward()
+    assert "dense_cosine" in step.logs and method.map_heads[0].weight.grad is not None
+
+
+def x_of(tensors: tuple[torch.Tensor, ...]) -> Any:
+    from mezzotint.methods.method import views_of
+
+    return views_of(tensors)
+
+
+def center(input: Input) -> torch.Tensor:
+    return torch.tensor(input.mean).view(-1, 1, 1)
+
+
+def deviation(input: Input) -> torch.Tensor:
+    return torch.tensor(input.std).view(-1, 1, 1)
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse"])
+def test_squat_rounds_both_sides_to_the_students_grid(loss: Any, tmp_path: Path) -> None:
+    method = Distill(student(), teachers=[saved(tmp_path)], loss=loss, dense=1.0, squat=True)
+    torch.manual_seed(4)
+    count = 32 + 32 * 2 * 2
+    p, pq, t = (torch.randn(6, count) * scale for scale in (1.0, 1.2, 5.0))
+    pq.requires_grad_()
+    bits = torch.tensor(2.0)
+    (found,), targets = method.on_grid([pq], {0: t}, [p], bits)
+
+    def scaled(x: torch.Tensor) -> torch.Tensor:
+        x = x[:, :32]
+        if loss == "cosine":
+            return normalize(x)
+        return (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True)
+
+    own = scaled(p)
+    grid = make_grid("ssql_asymmetric", own.min(), own.max(), bits)
+    assert torch.allclose(found[:, :32], grid.quantize(scaled(pq)), atol=1e-4)
+    assert torch.allclose(targets[0][:, :32], grid.quantize(scaled(t)), atol=1e-4)
+    assert len(targets[0][:, :32].unique()) <= 4 and len(targets[0][:, 32:].unique()) <= 4
+    found.sum().backward()
+    assert pq.grad is not None and bool((pq.grad != 0).any())
+    # The teacher's features are within reach: equal sides have no distance.
+    (same,), reached = method.on_grid([t], {0: t}, [p], bits)
+    floor = -2.0 if loss == "cosine" else 0.0
+    assert method._distance(same, reached[0]) == pytest.approx(floor, abs=1e-5)
+    plain = Distill(student(), teachers=[saved(tmp_path)])
+    assert plain.on_grid([pq], {0: t}, [p], bits) == ([pq], {0: t})
+
+
+def test_squat_acts_in_the_pass_at_low_bits_alone(tmp_path: Path) -> None:
+    from tests.test_contract_methods import make_views
+
+    path, steps = saved(tmp_path), []
+    for squat in (False, True):
+        encoder = student()
+        base = Distill(encoder, teachers=[path], hidden_dim=16, squat=squat)
+        torch.manual_seed(7)
+        for parameter in base.projector.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        method = SSQL(encoder, base=base, weight_bits=(2, 2), activation_bits=(4, 4))
+        steps.append(method.train()(make_views(2, 8)).logs)
+    assert steps[0]["float_loss"] == steps[1]["float_loss"]
+    assert steps[0]["low_bits_loss"] != steps[1]["low_bits_loss"]
+    with pytest.raises(ValueError, match="`method.squat` rounds features to the grid of a student"):
+        Distill(student(), teachers=[path], squat=True)(views())
+
+
+def recipe(teacher: str, generator: dict[str, Any], **method: Any) -> Recipe:
+    plain = config()
+    plain["views"] = generator
+    plain["method"] = {
+        "kind": "distill", "teachers": [teacher], "hidden_dim": 16, "queue_size": 600, **method,
+    }  # fmt: skip
+    plain["run"] |= {"epochs": 3}
+    return Recipe.build(resolve_recipe(plain))
+
+
+WHOLE = {"scale": [1.0, 1.0], "ratio": [1.0, 1.0]}
+FIXED = {"kind": "one_view", "crop": WHOLE, "flip": 0.0}
+RANDOM = {"kind": "two_views", "crop": {"scale": [0.4, 1.0]}}
+
+
+@pytest.fixture(scope="module")
+def of_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return saved(tmp_path_factory.mktemp("digits"), Recipe.build(config()).data.input)
+
+
+@pytest.mark.parametrize(
+    ("generator", "keys"),
+    [
+        (FIXED, {"dense": 1.0}),
+        ({"kind": "clean_target", "student": RANDOM}, {"loss": "relational"}),
+    ],
+    ids=["fixed views", "clean samples"],
+)
+def test_a_cache_changes_no_bit_and_a_run_goes_on_with_it(
+    generator: dict[str, Any], keys: dict[str, Any], of_digits: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def losses(name: str, cache: bool, resume: bool = False) -> list[float]:
+        made = recipe(of_digits, generator, cache=cache, **keys)
+        run = pretrain(made, tmp_path / name, progress="quiet", resume=resume)
+        assert isinstance(made.method, Distill)
+        assert (made.method.cache is not None) == cache
+        return [line["loss"] for line in read_metrics(run / "metrics.jsonl")]
+
+    plain = losses("plain", cache=False)
+    assert len(plain) == 21 and losses("cached", cache=True) == plain
+    monkeypatch.setenv("MEZZOTINT_FAULT", "loop.after_backward:step=11:sigterm")
+    with pytest.raises(Interrupted):
+        losses("resumed", cache=True)
+    monkeypatch.delenv("MEZZOTINT_FAULT")
+    assert losses("resumed", cache=True, resume=True) == plain
+
+
+def test_a_cached_teacher_runs_for_new_views_only(of_digits: str) -> None:
+    method = recipe(of_digits, FIXED, cache=True).method
+    assert isinstance(method, Distill)
+    seen: list[int] = []
+    method.teachers.networks[0].register_forward_hook(lambda _, x, y: seen.append(len(x[0])))
+    x = torch.randn(4, 1, 8, 8)
+    for _ in range(2):
+        method(x)
+    assert seen == [4]
+    with pytest.raises(ValueError, match="view 1 of sample 2 is not"):
+        method(torch.cat([x[:2], x[:1], x[3:]]))
+
+
+def test_what_does_not_go_together_is_refused_before_a_run(of_digits: str) -> None:
+    with pytest.raises(
+        ValueError, match="`method.cache` needs teachers that see the same in every"
+    ):
+        recipe(of_digits, RANDOM, cache=True)
+    with pytest.raises(ValueError, match="`method.dense` needs teachers that see the student's"):
+        recipe(of_digits, {"kind": "clean_target", "student": RANDOM}, dense=1.0)
+    with pytest.raises(ValueError, match="`method.squat` rounds features to the grid of a student"):
+        recipe(of_digits, RANDOM, squat=True)
+    with pytest.raises(ValueError, match="`method.dense` must be 0 or more, got -1"):
+        Distill(student(), teachers=[of_digits], dense=-1.0)
     with pytest.raises(ValueError, match="`method.temperature` must be positive"):
-        Distill(student(), teachers=[saved(tmp_path / "a")], temperature=0.0)
+        Distill(student(), teachers=[of_digits], temperature=0.0)

@@ -13,8 +13,9 @@ import torch
 
 from mezzotint import dist
 from mezzotint.data.loader import BatchPlan
-from mezzotint.recipe.recipe import Recipe
-from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.encoders.saving import load_encoder
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.train.checkpoint import CheckpointStore, load
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.train.settings import Compute
@@ -63,9 +64,18 @@ METHODS = ("simclr", "byol", "lejepa")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One launch for all methods: starting two processes takes longer than the runs."""
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun(folder, {method: config(method) for method in METHODS})
+    start = pretrain(Recipe.build(config()), folder / "start", progress="quiet")
+    runs = {method: config(method) for method in METHODS}
+    done = torchrun(folder, runs | {"continued": continued_from(start)})
     assert done.returncode == 0, done.stderr[-2000:]
     return folder
+
+
+def continued_from(start: Path) -> dict[str, Any]:
+    """BYOL from the encoder of a run: four of seven steps of warm-up, and a frozen stem."""
+    init = {"path": str(start / "encoder"), "warmup_steps": 4, "freeze_blocks": 1}
+    checkpoints = {"every_steps": 4, "keep": 5}
+    return resolve_recipe(config("byol", checkpoints=checkpoints) | {"init": init})
 
 
 @pytest.mark.xdist_group("distributed")
@@ -79,6 +89,26 @@ def test_two_processes_train_as_one(two_processes: Path, tmp_path: Path, method:
     assert together == pytest.approx(alone, abs=5e-3)
     first, second = (CheckpointStore(run / "checkpoints").latest()[0] for run in (one, two))
     assert first is not None and second is not None and first.model.keys() == second.model.keys()
+
+
+@pytest.mark.xdist_group("distributed")
+def test_the_warm_up_on_two_processes_is_that_on_one(two_processes: Path, tmp_path: Path) -> None:
+    """Bits stay in the warm-up, move after it, and the better encoder is chosen once."""
+    two, start = two_processes / "continued", two_processes / "start"
+    recipe = Recipe.build(continued_from(start))
+    one = pretrain(recipe, tmp_path / "one", progress="quiet")
+    alone, together = (read_metrics(run / "metrics.jsonl") for run in (one, two))
+    assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], abs=5e-3)
+    drifts = [[r[f"drift/{k}"] for k in ("cosine", "cka")] for r in (alone[-1], together[-1])]
+    assert drifts[1] == pytest.approx(drifts[0], abs=5e-3)
+    given = load_encoder(start).state_dict()
+    warm, last = (load(two / "checkpoints" / f"step-{n:08d}").model for n in (4, 7))
+    assert all(torch.equal(warm[f"encoder.{name}"], tensor) for name, tensor in given.items())
+    moved = {n for n, tensor in given.items() if not torch.equal(last[f"encoder.{n}"], tensor)}
+    assert "layer4.1.conv2.weight" in moved and "layer4.1.bn2.running_mean" in moved
+    assert not {n for n in moved if n.startswith(("conv1", "bn1", "layer1.0"))}
+    outcome = json.loads((two / "start.json").read_text())
+    assert outcome["kept"] == "trained" and outcome["samples"] > 100
 
 
 def test_an_error_on_the_main_process_ends_both(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ each sample through a chain of transforms, once per view. Views of images are in
 `augment/image/views.py`.
 """
 
+import copy
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -18,7 +20,7 @@ from mezzotint.augment.transform import Params, Transform, to_device_of
 from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of
 from mezzotint.timing import part
-from mezzotint.types import Batch, CropSampler, Input, Views
+from mezzotint.types import Batch, Crop, CropSampler, Input, Views
 
 Pairing = tuple[tuple[int, int], ...]
 """Pairs of views that are compared: indices of prediction and target."""
@@ -135,6 +137,28 @@ class ViewGenerator(Component, ABC, abstract=True):
         raise ValueError(
             f"`views` {kind} does not crop images, but this data source crops images while it "
             "decodes them. Supported: view generators for images. Try `views.kind=two_views`."
+        )
+
+    def repeats(self, input: Input) -> bool:
+        """Return whether targets are made of the same views in every epoch.
+
+        Made-up samples are rendered in three epochs, which tells all but rare randomness; token ids
+        cannot be made up, and count as repeated.
+
+        Args:
+            input: of the samples.
+        """
+        if input.vocabulary or input.text:
+            return True
+        numbers = torch.Generator().manual_seed(0)
+        made = Batch((torch.rand(16, *input.shape, generator=numbers),), torch.arange(16))
+        generator = copy.deepcopy(self)  # some remember earlier samples
+        seen = [
+            generator.render(made, ViewContext(input, 0, epoch))[-self.num_target_views :]
+            for epoch in range(3)
+        ]
+        return all(
+            torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True)
         )
 
     def pairing(self, progress: float) -> tuple[Pairing, list[float] | None]:
@@ -258,6 +282,74 @@ class Transformed(ViewGenerator):
                     view = transform.apply(view, transform.to_device(drawn[name], x.device))
             views.append(context.input.normalize(view) if normalized else view)
         return tuple(views)
+
+
+class CleanTarget(ViewGenerator):
+    """Make views for a student, and give its teachers each sample as it is.
+
+    The sample is what evaluation reads: without augmentation, and of images the largest centered
+    square.
+
+    Args:
+        student: the student's views.
+    """
+
+    def __init__(self, *, student: ViewGenerator) -> None:
+        if student.num_target_views:
+            raise ValueError(
+                "`views.student` must not have views of its own for a momentum copy or a teacher. "
+                "Leave `per_branch` out."
+            )
+        self.student = student
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return (*self.student.tags, "clean")
+
+    @property
+    def num_target_views(self) -> int:
+        return 1
+
+    @property
+    def memory_size(self) -> int:
+        return self.student.memory_size
+
+    def draw(self, ids: Tensor, context: ViewContext) -> list[dict[str, Params]]:
+        """Draw the parameters of the student's views; the clean sample has none."""
+        return [*self.student.draw(ids, context), {}]
+
+    def crop_samplers(self, ids: Tensor, context: ViewContext) -> list[CropSampler]:
+        """Add the largest centered square to the crops of the student."""
+        size = context.input.shape[-1]
+        own = self.student.crop_samplers(ids, context)
+        return [functools.partial(_with_square, sampler, size) for sampler in own]
+
+    def pairing(self, progress: float) -> tuple[Pairing, list[float] | None]:
+        return self.student.pairing(progress)
+
+    @torch.no_grad()
+    def render(
+        self,
+        batch: Batch,
+        context: ViewContext,
+        *,
+        device: torch.device | None = None,
+        normalized: bool = True,
+    ) -> tuple[Tensor, ...]:
+        """Make the views of the student, then the clean samples."""
+        *crops, stored = batch.x if batch.cropped else (*batch.x, batch.x[0])
+        own = self.student.render(
+            replace(batch, x=tuple(crops)), context, device=device, normalized=normalized
+        )
+        clean = context.input.as_float(stored.to(own[0].device)).to(torch.float32, copy=True)
+        return (*own, context.input.normalize(clean) if normalized else clean)
+
+
+def _with_square(sampler: CropSampler, size: int, height: int, width: int) -> list[Crop]:
+    """Add the largest centered square of an image to its crops."""
+    side = min(height, width)
+    box = ((height - side) // 2, (width - side) // 2, side, side)
+    return [*sampler(height, width), Crop(box, size)]
 
 
 def _named(chain: Sequence[Transform]) -> list[tuple[str, Transform]]:

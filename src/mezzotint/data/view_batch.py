@@ -57,7 +57,8 @@ def view_batch(
             if cropped:
                 crops = _Crops(crop_samplers[position])
                 rows.append(source.read_crops(index, crops))
-                boxes.append([crops.boxes[crop] for crop in _crop_of_view(views)])
+                if isinstance(views, ImageViews):
+                    boxes.append([crops.boxes[crop] for crop in _crop_of_view(views)])
             else:
                 rows.append([source.read(index)["x"]])
         except Unreadable:
@@ -72,9 +73,8 @@ def view_batch(
     )
 
 
-def _crop_of_view(views: ViewGenerator) -> list[int]:
+def _crop_of_view(views: ImageViews) -> list[int]:
     """Return for each view the number of its crop; views may share one."""
-    assert isinstance(views, ImageViews)
     numbers = {view: number for number, shared in enumerate(views.crops) for view in shared}
     return [numbers[view] for view in range(views.num_views)]
 

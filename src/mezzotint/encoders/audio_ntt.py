@@ -94,6 +94,13 @@ class AudioNTT(Encoder, kind="audio_ntt"):
         out: Tensor = self.fc(frames)
         return torch.cat([frames, out], dim=2) if self.join else out
 
+    def map_layer(self) -> tuple[nn.Module, bool]:
+        return self.fc, False
+
+    def as_map(self, values: Tensor, x: Tensor) -> Tensor:
+        """`[B, T, D]` → `[B, D, 1, T]`."""
+        return values.transpose(1, 2).unsqueeze(2)
+
     def forward(self, x: Tensor) -> Tensor:
         """`[B, 1, F, T]` → `[B, dim]`."""
         x_BTD = self.frame_features(x)

@@ -77,6 +77,39 @@ class Encoder(nn.Module, Component):
             )
         return super().__call__(x, *args, **kwargs)
 
+    def map_layer(self) -> tuple[nn.Module, bool]:
+        """Name the module that has the feature map, and whether as its input or as its output.
+
+        Raises:
+            ValueError: for a network without such a map.
+        """
+        raise ValueError(
+            f"{self.config['kind']} has no feature map or patch tokens of a grid. Use a ResNet, a "
+            "ViT on a grid, AudioNTT, ResNet1D or a network of timm."
+        )
+
+    def as_map(self, values: Tensor, x: Tensor) -> Tensor:
+        """Arrange what `map_layer` has as `[B, C, h, w]`; a map over time has h = 1."""
+        return values if values.ndim == 4 else values.unsqueeze(2)
+
+    def features_and_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute features `[B, dim]` and, in the same pass, the feature map `[B, C, h, w]`.
+
+        Raises:
+            ValueError: for a network without such a map.
+        """
+        found: list[Tensor] = []
+        layer, is_input = self.map_layer()
+        # A hook leaves the output of the encoder, which others hook too, what it is.
+        handle = layer.register_forward_hook(
+            lambda _, inputs, output: found.append(inputs[0] if is_input else output)
+        )
+        try:
+            features: Tensor = self(x)
+        finally:
+            handle.remove()
+        return features, self.as_map(found[-1], x)
+
     def forward(self, x: Tensor) -> Tensor:
         """`[B, *input.shape]`, normalized → `[B, dim]`."""
         raise TypeError(f"{type(self).__name__} has no forward")

@@ -170,6 +170,9 @@ class ResNet(Encoder):
         """`[B, C, H, W]` → `[B, dim, H', W']` of the last stage, before the average."""
         return self._feature_maps(x)[-1]
 
+    def map_layer(self) -> tuple[nn.Module, bool]:
+        return self.get_submodule(f"layer{self.num_stages}"), False
+
     def _feature_maps(self, x: Tensor) -> list[Tensor]:
         """`[B, C, H, W]` → the map of each stage that gives features."""
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))

@@ -100,6 +100,9 @@ class ResNet1D(Encoder, kind="resnet1d"):
             if isinstance(module, nn.Conv1d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def map_layer(self) -> tuple[nn.Module, bool]:
+        return self.blocks, False
+
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, T]` → `[B, dim]`."""
         x = self.blocks(self.stem(x))

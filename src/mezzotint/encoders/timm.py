@@ -7,6 +7,7 @@ on it, its size. Weights come from a local file, which is read without running p
 
 import difflib
 import importlib
+import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +44,24 @@ class TimmEncoder(Encoder):
                 f"{list(out.shape)}. Choose a variant that pools; its name does not end in _enc."
             )
         return out
+
+    def map_layer(self) -> tuple[nn.Module, bool]:
+        pools = [m for m in self.model.modules() if type(m).__name__ == "SelectAdaptivePool2d"]
+        if pools:
+            return pools[-1], True
+        norm = getattr(self.model, "norm", None)
+        if not isinstance(norm, nn.Module) or not hasattr(self.model, "patch_embed"):
+            return super().map_layer()
+        return norm, False
+
+    def as_map(self, values: Tensor, x: Tensor) -> Tensor:
+        """Maps of convolutions as they are; channels last, and tokens, → `[B, D, h, w]`."""
+        if values.ndim == 4:
+            is_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+            return values.permute(0, 3, 1, 2) if is_last else values
+        embed: Any = self.model.get_submodule("patch_embed")
+        grid = [n // p for n, p in zip(x.shape[2:], embed.patch_size, strict=True)]
+        return values[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid)
 
 
 @factory

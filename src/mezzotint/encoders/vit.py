@@ -19,6 +19,7 @@ the length of the batch.
 Shapes: B samples, L patches, D width.
 """
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -27,7 +28,14 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.modality.modality import modality_of
-from mezzotint.modality.patches import LearnedPositions, PatchSize, SinCos, grid_positions, take
+from mezzotint.modality.patches import (
+    GridPatches,
+    LearnedPositions,
+    PatchSize,
+    SinCos,
+    grid_positions,
+    take,
+)
 from mezzotint.types import Input
 
 Pool = Literal["mean", "cls", "patches"]
@@ -234,6 +242,16 @@ class ViT(Encoder):
         """
         out = self.encode(*self.embed(x, keep), self.valid_mask(x, keep))
         return out if self.cls is None else out[:, 1:]
+
+    def map_layer(self) -> tuple[nn.Module, bool]:
+        if not isinstance(self.patches, GridPatches) or len(self.patches.side) > 2:
+            return super().map_layer()
+        return self.norm, False
+
+    def as_map(self, values: Tensor, x: Tensor) -> Tensor:
+        """Tokens `[B, L, D]`, maybe after a class token → `[B, D, h, w]`."""
+        grid = (1, *self.patches.grid_of(x))[-2:]
+        return values[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """`[B, *sizes]` → `[B, D]`, from the visible patches alone; `keep` as for `tokens`."""

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mezzotint.augment.views import ViewGenerator
 from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws
-from mezzotint.types import Step, Views
+from mezzotint.types import Input, Step, Views
 
 M = TypeVar("M", bound=nn.Module)
 BranchName = Literal["online", "target"]
@@ -152,6 +153,17 @@ class Method(nn.Module, Component):
             f"{type(self).__name__} takes {accepted}, got {count}. Change `views` in the recipe, "
             "or choose another method."
         )
+
+    def require_generator(self, views: ViewGenerator, input: Input) -> None:
+        """Refuse a view generator that the method's settings do not allow; by default none.
+
+        Args:
+            views: of the recipe.
+            input: of the samples.
+
+        Raises:
+            ValueError: with the keys to change.
+        """
 
     def require_given(self) -> None:
         """Refuse to train before an earlier phase has trained the parts that are needed.

@@ -28,10 +28,12 @@ class Siamese(Method, ABC, abstract=True):
         own_targets: whether the targets are projections of the trained branch, instead of a
             momentum copy.
         projector: head on the encoder.
+        at_low_bits: whether SSQL wraps the method.
     """
 
     own_targets: ClassVar[bool] = False
     projector: nn.Module
+    at_low_bits: bool = False
 
     def branches(self) -> Mapping[BranchName, Branch]:
         return {"online": Branch(self.encoder, self.projector)}
@@ -57,6 +59,19 @@ class Siamese(Method, ABC, abstract=True):
         self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of predictions and targets, and scalars to log."""
+
+    def on_grid(
+        self, pqs: Sequence[Tensor], ts: Mapping[int, Tensor], ps: Sequence[Tensor], bits: Tensor
+    ) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """Prepare what SSQL compares at low bits; unchanged by default.
+
+        Args:
+            pqs: predictions at low bits.
+            ts: targets, by index.
+            ps: predictions in fp32.
+            bits: bits of the activations in this step, a 0-d tensor.
+        """
+        return list(pqs), dict(ts)
 
     def forward(self, views: Views) -> Step:
         self.require_views(views)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mezzotint.augment.views import ViewGenerator
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.method import Branch, BranchName, Method
 from mezzotint.methods.siamese import Siamese
@@ -27,7 +28,7 @@ from mezzotint.quant.bitwidth import Quantizers
 from mezzotint.quant.convert import make_encoder_quantizable, quantize_
 from mezzotint.quant.qconfig import PolicyName, QuantizationPolicy
 from mezzotint.seeding import Draws
-from mezzotint.types import Step, Views
+from mezzotint.types import Input, Step, Views
 
 _PROJECTOR = QuantizationPolicy("projector", placement="none")
 BatchNormMode = Literal["shared", "frozen"]
@@ -96,6 +97,7 @@ class SSQL(Method):
                 "SimCLR, or set both to false."
             )
         self.base = base
+        base.at_low_bits = True
         self.batch_norm = batch_norm
         self.weight_bits, self.activation_bits, self.shared_bits = (
             weight_bits,
@@ -136,10 +138,11 @@ class SSQL(Method):
         tqs = (
             _detached(self.base.targets(views, zqs)) if self.reverse or self.quantized_pairs else {}
         )
+        on_grid = self.base.on_grid(pqs, _detached(ts), ps, activation)
         low, _ = (
             self.base.compare(ps, tqs, views)
             if self.reverse
-            else self.base.compare(pqs, _detached(ts), views)
+            else self.base.compare(*on_grid, views)
         )
         terms.append(low)
         if self.quantized_pairs:
@@ -195,6 +198,9 @@ class SSQL(Method):
         self._projector.set_off()
         self._encoder.forget_observed()
         return outputs
+
+    def require_generator(self, views: ViewGenerator, input: Input) -> None:
+        self.base.require_generator(views, input)
 
     def require_batch(self, size: int) -> None:
         self.base.require_batch(size)

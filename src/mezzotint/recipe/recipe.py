@@ -259,17 +259,16 @@ def require_one_modality(config: Mapping[str, Any], modality: str) -> None:
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Key, kind and family of everything that meets a whole sample.
-
-    Transforms inside another one (`per_frame`, `image_and_text`) meet what that one hands them.
-    """
+    """Key, kind and family of what meets a whole sample; a transform inside another may not."""
     yield "encoder", config["encoder"]["kind"], "Encoder"
-    yield "views", config["views"]["kind"], "ViewGenerator"
-    transforms = index().members("Transform")
-    for key, chain in config["views"].items():
-        for position, item in enumerate(chain if isinstance(chain, list) else ()):
-            if isinstance(item, Mapping) and item.get("kind") in transforms:
-                yield f"views.{key}.{position}", item["kind"], "Transform"
+    transforms, views = index().members("Transform"), config["views"]
+    for where, own in (("views", views), ("views.student", views.get("student", {}))):
+        if own:
+            yield where, own["kind"], "ViewGenerator"
+        for key, chain in own.items():
+            for position, item in enumerate(chain if isinstance(chain, list) else ()):
+                if isinstance(item, Mapping) and item.get("kind") in transforms:
+                    yield f"{where}.{key}.{position}", item["kind"], "Transform"
 
 
 @dataclass(kw_only=True)
@@ -303,6 +302,7 @@ class Recipe:
     export: "Export | None" = None
 
     def __post_init__(self) -> None:
+        self.method.require_generator(self.views, self.data.input)
         if self.mup is not None:
             self.mup.apply(self.method)
 

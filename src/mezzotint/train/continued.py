@@ -160,6 +160,7 @@ def hand_over(recipe: Recipe, folder: Path, progress: str = "bar") -> None:
     """
     if recipe.init is None:
         return
+    dist.on_main(lambda: None)  # the others must not read what the main process still writes
     start, trained = (load_like(recipe.encoder, folder / name) for name in (START, "encoder"))
     outcome = compare(start, trained, recipe.data)
     if recipe.init.keep == "better" and outcome.task and outcome.high < 0.0:
