@@ -12,7 +12,14 @@ from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
 from mezzotint.recipe.recipe import Recipe
-from mezzotint.runs.compare import arms_of, as_markdown, compare, require_common_task
+from mezzotint.runs.compare import (
+    Cell,
+    ComparisonTable,
+    arms_of,
+    as_markdown,
+    compare,
+    require_common_task,
+)
 
 TOP1 = "t/top1"
 
@@ -138,3 +145,13 @@ def test_runs_without_a_common_task_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must share a task .*: b has speaker, and a has t\."):
         require_common_task(compare({"a": [first], "b": [second]}))
     require_common_task(compare({"a": [first]}))
+
+
+def test_more_metrics_than_arms_are_rows(tmp_path: Path) -> None:
+    cell = Cell({0: 0.5}, 0.5, math.nan, math.nan)
+    table = ComparisonTable("T", "a", ["m1", "m2", "m3"], {"a": [cell, None, cell]}, [], {"a": 3.0})
+    lines = as_markdown(table).splitlines()[4:]
+    assert lines == [
+        "| arm | a |", "| --- | --- |", "| seeds | 1 |", "| seconds | 3 |",
+        "| m1 | 0.500 |", "| m2 | – |", "| m3 | 0.500 |",
+    ]  # fmt: skip

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mezzotint import Recipe, evaluate, load_encoder, pretrain, save_encoder
+from mezzotint.augment.image.views import TwoViews
 from mezzotint.data.audio.embedded import Speech
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
@@ -27,8 +28,10 @@ from mezzotint.methods.simclr import SimCLR
 from mezzotint.optim.optimizer import AdamW
 from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.recipe.recipe import read_recipe, resolve_recipe
+from mezzotint.report.page import write_report
+from mezzotint.runs.compare import arms_of
 from mezzotint.runs.finetune import plan, variant_recipe
-from mezzotint.runs.subject import encoder_at, run_of, subject
+from mezzotint.runs.subject import encoder_at, own_sections, run_of, subject
 from mezzotint.train.settings import Run
 from mezzotint.types import Input, Sample
 from tests.test_contract_sources import EXAMPLES, build
@@ -157,6 +160,58 @@ def test_a_network_and_a_source_of_ones_own(
     rows = evaluate(run, QUICK, data=Halves(), model=Mean(source.input)).rows
     assert any(row.probe == "knn" and row.value > 0.1 for row in rows)
     assert evaluate(run, QUICK, data="digits", model=Mean(source.input)).rows
+
+
+class Attract(SimCLR):
+    """A method of one's own."""
+
+
+class OwnViews(TwoViews):
+    """Views of one's own."""
+
+
+@pytest.mark.parametrize("views", [TwoViews(), OwnViews()])
+def test_a_method_of_ones_own_needs_no_class_to_be_measured(
+    tmp_path: Path, views: TwoViews
+) -> None:
+    runs = []
+    for seed in range(2):
+        data = EmbeddedImages(name="digits")
+        recipe = Recipe(
+            data=data,
+            views=views,
+            method=Attract(resnet10(data.input, stem="small", width=4), dim=4, hidden_dim=8),
+            optimizer=AdamW(lr=1e-3),
+            run=Run(epochs=1, batch_size=512, seed=seed),
+        )
+        runs.append(pretrain(recipe, tmp_path / f"run-{seed}", progress="quiet"))
+        assert evaluate(runs[-1], QUICK).rows
+    assert own_sections(runs[0]) == (["method"] if type(views) is TwoViews else ["views", "method"])
+    page = write_report(runs[0]).read_text(encoding="utf-8")
+    assert '<section id="map"' in page and "There are no pictures" not in page
+    assert ('<section id="gallery"' in page) == (type(views) is TwoViews)
+    assert list(arms_of(runs)) == ["run-0"], "runs that differ in their seed are one arm"
+    with pytest.raises(ValueError, match="must be online and backbone for `.*a class of your own"):
+        evaluate(runs[0], [*QUICK, "evaluate.part=projector"])
+    with pytest.raises(ValueError, match="`evaluate.seeds` must be"):
+        evaluate(runs[0], ["evaluate.seeds=many"])
+
+
+def test_data_of_ones_own_are_named_in_the_refusal(tmp_path: Path) -> None:
+    source = Halves()
+    recipe = Recipe(
+        data=source,
+        method=SimCLR(resnet10(source.input, stem="small", width=4), dim=4, hidden_dim=8),
+        optimizer=AdamW(lr=1e-3),
+        run=Run(epochs=1, batch_size=512),
+    )
+    run = pretrain(recipe, tmp_path / "run", progress="quiet")
+    with pytest.raises(ValueError, match="data of `.*` are a class of your own.*data=…"):
+        evaluate(run, QUICK)
+    assert evaluate(run, QUICK, data=source).rows and evaluate(run, QUICK, data="digits").rows
+    assert "the encoder cannot be opened: they are a class of your own" in write_report(
+        run
+    ).read_text(encoding="utf-8")
 
 
 def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import HANDMADE, read_baselines, read_evaluation
 from mezzotint.files import read_json
 from mezzotint.modality.modality import modality_of
-from mezzotint.recipe.recipe import Recipe, read_recipe
+from mezzotint.recipe.recipe import Recipe
 from mezzotint.report import finetuning
 from mezzotint.report.atlas import feature_sections, maps_section
 from mezzotint.report.bits import bits_section, layers_section
@@ -46,7 +46,7 @@ from mezzotint.report.results import (
     tables,
     unquantized,
 )
-from mezzotint.runs.subject import with_fitted
+from mezzotint.runs.subject import own_sections, recipe_of
 from mezzotint.train.log import collapsed_at, read_metrics
 from mezzotint.types import Input
 
@@ -118,7 +118,8 @@ def write_report(
         sections |= features
         sections["maps"] = maps_section(folder, layout, seed)
         if drawable(recipe.data):
-            sections["gallery"] = _views(recipe)
+            if "views" not in own_sections(folder):
+                sections["gallery"] = _views(recipe)
             sections["credit"] = credit(recipe.data)
     return write_page(
         folder / "report.html", render(title=folder.resolve().name, data=data, **sections)
@@ -164,9 +165,7 @@ def _open(folder: Path) -> tuple[tuple[Recipe, Encoder] | None, str]:
         return None, ""  # the evaluation of an encoder file has neither
     try:
         encoder = load_encoder(folder)
-        config = read_recipe(folder)
-        config["data"] = with_fitted(config["data"], folder, encoder)
-        return (Recipe.build(config), encoder), ""
+        return (recipe_of(folder, encoder), encoder), ""
     except (ValueError, OSError) as error:
         return (
             None,

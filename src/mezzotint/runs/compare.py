@@ -28,8 +28,8 @@ from mezzotint.evaluation.results import (
 )
 from mezzotint.evaluation.summary import ResultKey, grouped, named
 from mezzotint.files import read_json, write_json, write_text
-from mezzotint.recipe.recipe import read_recipe
 from mezzotint.runs.reuse import comparable
+from mezzotint.runs.subject import read_run
 
 BASELINES = {"untrained": "untrained", "hand-made features": "handmade", "raw input": "raw"}
 """Arms that no run trained, by the attribute of `Baselines`."""
@@ -146,7 +146,7 @@ def arms_of(runs: Sequence[Path]) -> dict[str, list[Path]]:
     """Group runs that differ only in their seed into arms, each named after its first run."""
     groups: dict[str, list[Path]] = {}
     for run in runs:
-        config = comparable(read_recipe(run))
+        config = comparable(read_run(run))
         config["run"].pop("seed", None)
         config["data"].pop("seed", None)
         groups.setdefault(json.dumps(config, sort_keys=True), []).append(run)
@@ -154,7 +154,7 @@ def arms_of(runs: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _seed(run: Path) -> int:
-    return int(read_recipe(run)["run"]["seed"])
+    return int(read_run(run)["run"]["seed"])
 
 
 def _rows(run: Path) -> dict[ResultKey, Row]:
@@ -260,20 +260,26 @@ def _seconds(runs: Sequence[Path]) -> float:
 
 
 def as_markdown(table: ComparisonTable) -> str:
-    """Write the table as Markdown: mean, interval and difference per arm and metric."""
+    """Write the table as Markdown: mean, interval and difference per arm and metric.
+
+    A row is an arm, or a metric where there are more metrics than arms.
+    """
     lines = [
         f"# {table.title}",
         "",
         f"Differences are from {table.reference}, paired by seed; intervals are 95 %.",
         "",
     ]
-    lines.append("| arm | seeds | seconds | " + " | ".join(table.columns) + " |")
-    lines.append("|---" * (3 + len(table.columns)) + "|")
+    rows = [("arm", "seeds", "seconds", *table.columns)]
     for name, cells in table.arms.items():
         seeds = max((len(cell.values) for cell in cells if cell is not None), default=0)
         time = table.seconds.get(name, math.nan)
         shown = "–" if math.isnan(time) else f"{time:.0f}"
-        lines.append(f"| {name} | {seeds} | {shown} | " + " | ".join(map(_words, cells)) + " |")
+        rows.append((name, str(seeds), shown, *map(_words, cells)))
+    if len(table.columns) > len(table.arms):
+        rows = list(zip(*rows, strict=True))
+    rows.insert(1, ("---",) * len(rows[0]))
+    lines += [f"| {' | '.join(row)} |" for row in rows]
     if table.left_out:
         lines += [
             "",

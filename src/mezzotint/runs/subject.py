@@ -5,6 +5,7 @@ an ONNX file, or a YAML file with the sections `encoder` and `data`. Its data is
 or what it was trained on. Settings and what was fitted come from the encoder; overrides win.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.onnx import load_exported
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.methods.method import Method
+from mezzotint.optim.optimizer import SGD
 from mezzotint.recipe.reading import apply_overrides, read_raw
 from mezzotint.recipe.recipe import (
     Recipe,
@@ -25,7 +28,7 @@ from mezzotint.recipe.recipe import (
     read_recipe,
     require_one_modality,
 )
-from mezzotint.recipe.schema import FAMILIES, RecipeError, construct, resolve
+from mezzotint.recipe.schema import FAMILIES, OPTIONAL, RecipeError, construct, resolve
 from mezzotint.runs.reuse import branch_of, load_branch
 from mezzotint.runs.settings import Evaluate
 from mezzotint.train.settings import Run
@@ -33,6 +36,7 @@ from mezzotint.types import Input
 
 _YAML = (".yaml", ".yml")
 _SECTIONS = ("data", "run", "evaluate")
+_OWN_CLASSES = re.compile(r"# ([a-z, ]+): a class of your own")  # see `Recipe.to_yaml`
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def views_of(path: str | Path, overrides: Sequence[str] = ()) -> ViewGenerator:
         ValueError: when there are none.
     """
     run = run_of(path)
-    written = {} if run is None else {"views": read_recipe(run)["views"]}
+    written = {} if run is None else {"views": read_run(run)["views"]}
     config = apply_overrides(written, overrides).get("views")
     if config is None:
         raise RecipeError(
@@ -192,10 +196,9 @@ def trained_on(path: str | Path, encoder: Encoder) -> Mapping[str, Any]:
     run = run_of(path)
     if run is None:
         return encoder.preprocessing
-    try:
-        data = read_recipe(run)["data"]
-    except RecipeError:  # a class of the user's own
+    if "data" in own_sections(run):
         return encoder.preprocessing
+    data = read_run(run)["data"]
     source = dict(data["source"] if data["kind"] == "labeled" else data)
     # What was measured is filled in; where the data are, the recipe knows best.
     measured = encoder.preprocessing.get("source", {})
@@ -248,11 +251,75 @@ def _input_of(overrides: Sequence[str], path: str | Path) -> Input:
     return source.input
 
 
+def own_sections(run: Path) -> list[str]:
+    """Return the sections of a run's recipe that hold a class of the user's own."""
+    recipe = run / "recipe.yaml"
+    if not recipe.is_file():
+        return []
+    with recipe.open(encoding="utf-8", errors="replace") as file:
+        found = _OWN_CLASSES.match(file.readline())
+    return found[1].split(", ") if found else []
+
+
+def read_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read the recipe of a run as `read_recipe` does; classes of one's own stay as they are."""
+    own = own_sections(run)
+    if not own:
+        return read_recipe(run, overrides)
+    raw = read_raw(run, overrides)
+    families = FAMILIES | {name: OPTIONAL[name] for name in OPTIONAL if raw.get(name) is not None}
+    return {
+        name: raw[name] if name in own else resolve(raw[name], family, name)
+        for name, family in families.items()
+    }
+
+
+class _Holder(Method, abstract=True):
+    """Hold an encoder whose method is a class of the user's own."""
+
+
+def recipe_of(run: Path, encoder: Encoder) -> Recipe:
+    """Build the recipe of a run, without the classes that only Python can make again.
+
+    Args:
+        run: directory of the run.
+        encoder: its encoder, which holds what was fitted.
+
+    Raises:
+        RecipeError: when the data are such a class.
+    """
+    config, own = read_run(run), own_sections(run)
+    config["data"] = with_fitted(config["data"], run, encoder)
+    if not own:
+        return Recipe.build(config)
+    if "data" in own:
+        raise RecipeError("they are a class of your own, which only Python can make again.")
+    parts = [n for n in ("data", "optimizer", "views", "schedule", "run") if n not in own]
+    known = {name: construct(config[name], FAMILIES[name], {}) for name in parts}
+    return Recipe(**{"optimizer": SGD(lr=1.0)} | known, method=_Holder(encoder))
+
+
+def _require_known(folder: Path, own: Sequence[str], config: Mapping[str, Any]) -> None:
+    """Refuse what needs a class of the user's own to be made again."""
+    if "data" in own and config["data"] == read_raw(folder)["data"]:
+        raise RecipeError(
+            f"The data of `{folder}` are a class of your own, which only Python can make again. "
+            "Call `mezzotint.evaluate(run, data=…)`, or name other data."
+        )
+    chosen = config["evaluate"]["branch"], config["evaluate"]["part"]
+    if "method" in own and chosen != ("online", "backbone"):
+        raise RecipeError(
+            f"`evaluate.branch` and `evaluate.part` must be online and backbone for `{folder}`, "
+            "whose method is a class of your own. Leave them out."
+        )
+
+
 def _of_run(folder: Path, overrides: Sequence[str]) -> Subject:
     encoder = load_encoder(folder)
-    kind = kind_in(overrides)
-    if kind in (None, read_recipe(folder)["data"]["kind"]):
-        config = read_recipe(folder, overrides)
+    kind, own = kind_in(overrides), own_sections(folder)
+    if kind in (None, read_run(folder)["data"]["kind"]):
+        config = read_run(folder, overrides)
+        _require_known(folder, own, config)
         if any(text.startswith("data.reader") for text in overrides):
             raise RecipeError(
                 "`data.reader` cannot be set for a run that is trained: its images are mapped by "
@@ -260,13 +327,15 @@ def _of_run(folder: Path, overrides: Sequence[str]) -> Subject:
             )
         config["data"] = with_fitted(config["data"], folder, encoder)
     else:  # other data, read with the settings of the run's
-        own = [text for text in overrides if text.startswith("data")]
-        config = read_recipe(folder, [text for text in overrides if text not in own])
+        named = [text for text in overrides if text.startswith("data")]
+        config = read_run(folder, [text for text in overrides if text not in named])
         config["data"] = source_config(
-            None, encoder.input, trained_on(folder, encoder), overrides=own, encoder=folder
+            None, encoder.input, trained_on(folder, encoder), overrides=named, encoder=folder
         )
+        _require_known(folder, own, config)
     data, run, settings = (construct(config[name], FAMILIES[name], {}) for name in _SECTIONS)
-    require_one_modality(config, data.input.modality)
+    if "views" not in own:
+        require_one_modality(config, data.input.modality)
     network = settings.branch, settings.part
     if network != ("online", "backbone"):
         encoder = load_branch(folder, Recipe.build(config, data), *network)
@@ -283,7 +352,8 @@ def _of_run(folder: Path, overrides: Sequence[str]) -> Subject:
         return branch_of(Recipe.build(fresh, data).method, *network).eval()
 
     most = config.get("budget", {}).get("samples")
-    return Subject(encoder, data, settings, run.loader.processes(data), untrained, most)
+    again = None if "method" in own and "mup" in config else untrained
+    return Subject(encoder, data, settings, run.loader.processes(data), again, most)
 
 
 def _of_file(path: Path, overrides: Sequence[str]) -> Subject:
