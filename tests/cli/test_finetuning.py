@@ -59,6 +59,30 @@ def test_options_become_keys_of_the_recipe(
     assert "4" in str(made.config["method"]["bits"]) and "8" in str(made.config["method"]["bits"])
 
 
+@pytest.mark.parametrize(
+    ("options", "chosen"),
+    [
+        ([], {"fraction": 0.1, "per_class": None}),
+        (["--per-class", "3"], {"fraction": 1.0, "per_class": 3}),
+        (["--per-class", "3", "data.per_class=5"], {"fraction": 1.0, "per_class": 5}),
+    ],
+)
+def test_labels_of_an_option_replace_those_of_the_recipe(
+    options: list[str], chosen: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`supervised/emoji_finetune` takes a tenth of the labels."""
+    plans: list[Any] = []
+
+    def stop(prepared: Any, *_: Any, **__: Any) -> None:
+        plans.append(prepared)
+        raise ValueError("planned")
+
+    monkeypatch.setattr("mezzotint.runs.finetune.finetune", stop)
+    save_encoder(resnet18(Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3), width=2), tmp_path / "e")
+    assert run(["finetune", str(tmp_path / "e"), "supervised/emoji_finetune", *options]) == 2
+    assert {key: plans[0].config["data"][key] for key in chosen} == chosen
+
+
 def test_detectron2_gets_a_pickle_and_its_settings(tmp_path: Path) -> None:
     save_encoder(
         resnet50(Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3), width=4), tmp_path / "encoder"

@@ -1,6 +1,7 @@
 """FSDP2 on two gloo processes against DDP, and what one process makes of its checkpoints."""
 
 import shutil
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,24 @@ from mezzotint.methods.bridle_joint import BRIDLEJoint
 from mezzotint.methods.byol import BYOL
 from mezzotint.methods.mae import MAE
 from mezzotint.methods.method import Method
+from mezzotint.methods.moco import MoCo
 from mezzotint.methods.simclr import SimCLR
 from mezzotint.recipe.reading import apply_overrides
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.train.gradient_cache import GradientCache
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
-from mezzotint.train.settings import Compute
-from mezzotint.train.sharding import require_shardable, shard, whole, whole_encoder
+from mezzotint.train.settings import Compute, Run
+from mezzotint.train.sharding import (
+    divide,
+    entrance,
+    require_shardable,
+    shard,
+    whole,
+    whole_encoder,
+)
 from tests.ranks import spawn
 from tests.test_contract_methods import INPUT, METHODS, build, rows, views_for
 from tests.tiny import config
@@ -204,3 +214,43 @@ def test_without_sharding_nothing_is_copied() -> None:
     tensors = method.state_dict()
     assert all(a is b for a, b in zip(whole(tensors).values(), tensors.values(), strict=True))
     assert sum(isinstance(m, Block) for m in method.encoder.modules()) == 1
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A group of this process alone that counts as two."""
+    store = td.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]
+    td.init_process_group("gloo", store=store, rank=0, world_size=1)
+    monkeypatch.setattr(dist, "world_size", lambda: 2)
+    yield
+    td.destroy_process_group()
+
+
+def test_one_process_calls_the_method_itself() -> None:
+    method = build(SimCLR)
+    assert entrance(method, Run(), CPU) is method
+
+
+def test_parts_are_cached_on_request() -> None:
+    method = build(SimCLR)
+    entered = entrance(method, Run(micro_batches=4, compute=Compute(gradient_cache=True)), CPU)
+    assert isinstance(entered, GradientCache) and (entered.method, entered.parts) == (method, 4)
+
+
+@pytest.mark.parametrize(("synchronized", "sent"), [(True, False), (False, True), ("online", True)])
+def test_buffers_are_sent_only_where_they_differ(
+    synchronized: bool, sent: bool, two_processes: None
+) -> None:
+    """A queue of 65,536 keys is equal on all processes, and larger than most networks."""
+    run = Run(compute=Compute(sync_batch_norm=synchronized))
+    entered = entrance(build(MoCo), run, CPU)
+    assert isinstance(entered, nn.parallel.DistributedDataParallel)
+    assert entered.will_sync_module_buffers() == sent  # type: ignore[no-untyped-call]
+
+
+def test_nothing_is_divided_unless_the_recipe_says_so() -> None:
+    recipe = Recipe.build(config("simclr"))
+    assert divide(recipe.method, recipe) is None

@@ -66,9 +66,12 @@ def finetune(
     what = given.pop(0) if given and "=" not in given[0] else None
     files = None if labels is None else str(labels)
     chosen = {"fraction": fraction, "per_class": per_class, "files": files}
-    given += [
-        f"data.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None
-    ]
+    if any(value is not None for value in chosen.values()):
+        # A recipe may choose labels in another way, which this replaces.
+        unset = {"fraction": 1.0, "per_class": None, "files": None}
+        given = [
+            f"data.{k}={json.dumps(unset[k] if v is None else v)}" for k, v in chosen.items()
+        ] + given
     from mezzotint.evaluation.progress import part, showing
     from mezzotint.evaluation.results import read_evaluation
     from mezzotint.quant.bitwidth import Bits

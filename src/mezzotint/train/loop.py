@@ -32,9 +32,8 @@ from mezzotint.train.collapse import CollapseAlarm
 from mezzotint.train.guard import ForwardState, StepGuard, StepScalars
 from mezzotint.train.log import Meter, Progress, RunLog, require_trackers
 from mezzotint.train.online import OnlineClassifier
-from mezzotint.train.parallel import divide, entrance
 from mezzotint.train.saver import Saver
-from mezzotint.train.sharding import gradient_norm, whole_encoder
+from mezzotint.train.sharding import divide, entrance, gradient_norm, whole_encoder
 from mezzotint.train.signals import Interrupted, StopFlag, catch_signals
 from mezzotint.train.state import Average, RunState
 from mezzotint.types import Batch, Views

@@ -1,4 +1,6 @@
-"""FSDP2: parameters, gradients and moments divided over processes (Zhao et al. 2023, 2304.11277).
+"""What a training step calls on one process or several: the method, DDP, or FSDP2.
+
+FSDP2 divides parameters, gradients and moments over processes (Zhao et al. 2023, 2304.11277).
 
 Each block of a transformer is gathered when it is run, and its gradient is averaged and divided
 again, by `torch.distributed.fsdp.fully_shard`; losses are those of `DistributedDataParallel`.
@@ -18,7 +20,10 @@ from mezzotint import dist
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.vit import Block
 from mezzotint.methods.method import Method
+from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import RecipeError
+from mezzotint.train.gradient_cache import GradientCache
+from mezzotint.train.settings import Run
 
 _OPTIMIZERS = ("adamw", "sgd")
 
@@ -128,3 +133,38 @@ def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
     """Compute the norm of all gradients, `[]`, over all processes where they are divided."""
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def divide(method: Method, recipe: Recipe) -> Encoder | None:
+    """Divide a method over all processes, if the recipe says so and there are several.
+
+    Returns:
+        A copy of its encoder that is not divided; `None` if nothing was divided.
+
+    Raises:
+        RecipeError: for a method, an encoder or an optimizer that cannot be divided.
+    """
+    if recipe.run.compute.sharding == "none":
+        return None
+    require_shardable(method, recipe.optimizer.config["kind"])
+    return shard(method) if dist.world_size() > 1 else None
+
+
+def entrance(method: Method, run: Run, device: torch.device) -> nn.Module:
+    """Wrap a method for the step: gradients averaged over processes, cached, compiled.
+
+    Args:
+        method: on its device, in training mode.
+        run: settings of the run.
+        device: of the method.
+    """
+    entered: nn.Module = method
+    if run.compute.gradient_cache:
+        entered = GradientCache(method, run.micro_batches)
+    elif dist.world_size() > 1 and run.compute.sharding == "none":
+        ids = [device.index] if device.type == "cuda" else None
+        entered = nn.parallel.DistributedDataParallel(method, device_ids=ids)
+        # Buffers are equal on all processes, but for BatchNorms that are not synchronized; to send
+        # them with every step costs much (MoCo's queue). The keyword has two names in torch.
+        entered.broadcast_buffers = run.compute.sync_batch_norm is not True
+    return torch.compile(entered) if run.compute.compile else entered  # type: ignore[return-value]
