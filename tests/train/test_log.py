@@ -143,7 +143,7 @@ def test_progress_without_a_terminal_is_a_line_at_the_end(
     bar.close()
     note, line = capsys.readouterr().err.splitlines()
     assert note == "resumed at step 0"
-    assert line.startswith("step 2/2  epoch 1  loss 0.2500  8 img/s")
+    assert line.startswith("step 2/2  epoch 1  loss 0.2500  8 samples/s")
     assert line.endswith("online kNN (training samples) 0.500  0 s left")
     bar.show(2, {"loss": 0.25, "knn/digit": 0.5, "knn/parity": 0.75})
     assert "online kNN (training samples) digit 0.500, parity 0.750" in capsys.readouterr().err

@@ -197,7 +197,7 @@ def _hero(
     largest = finetuning.largest_class(comparisons)
     facts = [
         ("training time", _duration(environment.get("seconds"))),
-        ("images per second", _number(_median(metrics, "images_per_second"))),
+        ("samples per second", _number(_median(metrics, "images_per_second"))),
         ("parameters", _count(environment.get("parameters"))),
         ("feature dim", "" if opened is None else str(opened[1].dim)),
         ("samples", _count(environment.get("samples"))),
@@ -298,7 +298,7 @@ def _reproduce(
     unreadable = environment.get("unreadable") or {}
     cost = [
         ("time", _duration(environment.get("seconds"))),
-        ("images per second, median", _number(_median(metrics, "images_per_second"))),
+        ("samples per second, median", _number(_median(metrics, "images_per_second"))),
         ("time waiting for data", _percent(_mean(metrics, "data_wait"))),
         ("time making views", _percent(_mean(metrics, "augment_share"))),
         ("time per step by part, ms (median)", _by_part(metrics, loader=False)),

@@ -332,7 +332,7 @@ class Progress:
             f"loss {metrics.get('loss', math.nan):.4f}",
         ]
         if "images_per_second" in metrics:
-            parts.append(f"{metrics['images_per_second']:.0f} img/s")
+            parts.append(f"{metrics['images_per_second']:.0f} samples/s")
             parts.append(f"{100 * metrics.get('data_wait', 0):.0f} % waiting for data")
         tasks = {k.removeprefix("knn/"): v for k, v in metrics.items() if k.startswith("knn/")}
         # The tasks are named only if there are several.
