@@ -47,7 +47,7 @@ bench: $(READY)
 
 # The documentation as a site in build/site, offline: warnings are errors and links are checked.
 docs: $(READY)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "Open the documentation in a browser: file://$(CURDIR)/build/site/index.html"
 
 docs-serve: $(READY)

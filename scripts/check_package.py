@@ -28,7 +28,15 @@ assert mezzotint.__file__.startswith(sys.prefix), mezzotint.__file__
 print(len([read_recipe(name) for name in shipped()]), len(EmbeddedImages()))
 """
 PAGES = ("docs/index.md", "docs/images/report.png", "tests/test_tree.py", "tests/cli/messages.yaml")
-FILES = (*PAGES, "Makefile", ".ci/run", "constraints.txt", "scripts/check_package.py", "LICENSE")
+FILES = (
+    *PAGES,
+    "mkdocs.yml",
+    "Makefile",
+    ".ci/run",
+    "constraints.txt",
+    "scripts/check_package.py",
+    "LICENSE",
+)
 
 
 def run(*command: str | Path, cwd: Path, path: str | None = None) -> str:

@@ -28,12 +28,16 @@ _ROOMS = (
     "", "methods", "encoders", "data", "augment", "codebooks", "quant", "optim", "optim.mup",
     "evaluation", "export", "recipe", "train", "runs", "interop", "detection", "report",
 )  # fmt: skip
+_MODULES = ("types", "dist", "seeding")
 _CLI, _SECTIONS, _PARTS = "reference/cli.md", "reference/recipes", "reference/recipes/parts.md"
 
 
 @cache
 def public_names() -> dict[str, tuple[str, ...]]:
-    """The public names of each package, as its `__init__.py` lists them: `from x import Y as Y`."""
+    """The public names of each package and of three modules.
+
+    A package's `__init__.py` lists them as `from x import Y as Y`; a module's are what it defines.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for room in _ROOMS:
         path = PACKAGE.joinpath(*room.split(".") if room else (), "__init__.py")
@@ -47,6 +51,10 @@ def public_names() -> dict[str, tuple[str, ...]]:
         ]
         if names:
             found[".".join(filter(None, ("mezzotint", room)))] = tuple(names)
+    for module in _MODULES:
+        body = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8")).body
+        defined = [n.name for n in body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]
+        found[f"mezzotint.{module}"] = tuple(n for n in defined if not n.startswith("_"))
     return found
 
 
@@ -56,7 +64,9 @@ def _api_path(package: str) -> str:
 
 def _api(package: str, names: tuple[str, ...]) -> str:
     """The page of a package: its docstring, and each of its public names."""
-    path = PACKAGE.joinpath(*package.split(".")[1:], "__init__.py")
+    parts = package.split(".")[1:]
+    module = PACKAGE.joinpath(*parts).with_suffix(".py")
+    path = module if parts and module.is_file() else PACKAGE.joinpath(*parts, "__init__.py")
     doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     blocks = [f"::: {package}.{name}\n" for name in names if not name.startswith("_")]
     return f"# `{package}`\n\n{doc}\n\n" + "\n".join(blocks)

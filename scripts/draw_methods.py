@@ -6,6 +6,7 @@ A box is data, a trained part, a momentum copy, a frozen part, or the loss. A ba
 stops the gradient. The files are the same on every machine, and a test compares them.
 """
 
+import functools
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -160,12 +161,11 @@ def chain(parts: list[tuple[str, str]], *, below: dict[int, tuple[str, str]]) ->
 def diagrams() -> dict[str, Diagram]:
     """Every diagram by the name of its file."""
     f, g, q = "encoder", "projector", "predictor"
-    ema = {"lower_style": "copy", "stop": True, "average": True}
-    queue = two_branches([f, g], [f, g], "InfoNCE", lower_style="copy", stop=True, average=True)
+    ema = functools.partial(two_branches, lower_style="copy", stop=True, average=True)
+    queue = ema([f, g], [f, g], "InfoNCE")
     queue.boxes["queue"] = Box(4, 1.5, "queue of\nearlier keys", "data")
     queue.arrows.append(("queue", "loss", "stop"))
-    low = two_branches([f, g + " +\n" + q], [f, g + " +\n" + q], "same loss\ntwice")
-    low.boxes = {
+    low_boxes = {
         "x": Box(0, 0.5, "sample", "data"),
         "v0": Box(1, 0, "views", "data"),
         "float": Box(2, 0, "encoder\nfp32"),
@@ -174,7 +174,7 @@ def diagrams() -> dict[str, Diagram]:
         "p": Box(3, 1, "predictions\nat low bits", "data"),
         "loss": Box(4, 0.5, "base's loss,\nfp32 + low", "loss"),
     }
-    low.arrows = [
+    low_arrows = [
         ("x", "v0", ""), ("v0", "float", ""), ("v0", "low", ""), ("float", "t", ""),
         ("low", "p", ""), ("t", "loss", "stop"), ("p", "loss", ""), ("float", "low", "average"),
     ]  # fmt: skip
@@ -191,14 +191,12 @@ def diagrams() -> dict[str, Diagram]:
     return {
         "simclr": two_branches([f, g], [f, g], "NT-Xent"),
         "simsiam": two_branches([f, g, q], [f, g], "− cosine", stop=True),
-        "byol": two_branches([f, g, q], [f, g], "2 − 2 cosine", **ema),  # type: ignore[arg-type]
+        "byol": ema([f, g, q], [f, g], "2 − 2 cosine"),
         "moco": queue,
-        "mocov3": two_branches([f, g, q], [f, g], "InfoNCE in\nthe batch", **ema),  # type: ignore[arg-type]
-        "dino": two_branches(
-            [f, "prototypes"], [f, "prototypes,\ncentered"], "cross-\nentropy", **ema
-        ),  # type: ignore[arg-type]
+        "mocov3": ema([f, g, q], [f, g], "InfoNCE in\nthe batch"),
+        "dino": ema([f, "prototypes"], [f, "prototypes,\ncentered"], "cross-\nentropy"),
         "lejepa": two_branches([f, g], [f, g], "prediction\n+ SIGReg"),
-        "ssql": low,
+        "ssql": Diagram(low_boxes, low_arrows),
         "mae": chain(
             [("patches", "data"), ("visible 25 %", "data"), (f, "trained"),
              ("decoder", "trained"), ("squared\nerror", "loss")],

@@ -14,12 +14,16 @@ ROOMS = {
     "augment": ("Transform", "ViewGenerator"),
     "codebooks": ("Codebook",),
     "data": ("Source",),
+    "detection": (),
     "encoders": ("Encoder",),
     "evaluation": ("Probe",),
+    "interop": (),
     "methods": ("Method",),
     "optim": ("Optimizer", "Schedule"),
     "quant": ("Observer", "Quantizer"),
     "recipe": (),
+    "runs": (),
+    "train": (),
 }
 
 

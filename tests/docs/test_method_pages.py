@@ -1,6 +1,7 @@
 """Pages of methods: the few lines of each loss are the package's loss, and diagrams are current."""
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,10 @@ from mezzotint.methods.simsiam import negative_cosine
 from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
-from scripts import draw_methods
 from tests import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import draw_methods  # noqa: E402
 
 DOCS = ROOT / "docs"
 METHODS = sorted((DOCS / "methods").glob("*.md"))

@@ -93,6 +93,22 @@ def test_links_of_the_documents_point_somewhere() -> None:
             assert found.exists() or found in generated, f"{path.name}: {target}"
 
 
+@pytest.mark.parametrize(
+    ("question", "page"),
+    [
+        ("my images", "start/own-images.md"),
+        ("a loss alone", "losses.md"),
+        ("a new method", "../CONTRIBUTING.md"),
+        ("int8 on a device", "start/int8.md"),
+        ("what a metric means", "evaluation.md"),
+        ("the papers", "reproduce/ssql.md"),
+    ],
+)
+def test_the_start_page_leads_there_by_one_link(question: str, page: str) -> None:
+    cards = (ROOT / "docs" / "index.md").read_text(encoding="utf-8").split("</div>\n\n!")[0]
+    assert re.search(rf"\]\({re.escape(page)}[)#]", cards), question
+
+
 def test_results_say_what_their_tables_say() -> None:
     page = docs_site.generated()["results.md"]
     for result in docs_results.RESULTS:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mezzotint.encoders.dgcnn import DGCNN as DGCNN
     from mezzotint.encoders.domain_agnostic import DomainAgnostic as DomainAgnostic
     from mezzotint.encoders.encoder import Encoder as Encoder
+    from mezzotint.encoders.heads import mlp as mlp
     from mezzotint.encoders.onnx import ForeignEncoder as ForeignEncoder
     from mezzotint.encoders.pointnet import PointNet as PointNet
     from mezzotint.encoders.resnet import ResNet as ResNet

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from mezzotint.methods.moco import queue_contrast as queue_contrast
     from mezzotint.methods.mocov3 import MoCoV3 as MoCoV3
     from mezzotint.methods.shed import ShED as ShED
+    from mezzotint.methods.siamese import Siamese as Siamese
+    from mezzotint.methods.siamese import collapse_signals as collapse_signals
+    from mezzotint.methods.siamese import each_view as each_view
+    from mezzotint.methods.siamese import one_pass as one_pass
     from mezzotint.methods.simclr import SimCLR as SimCLR
     from mezzotint.methods.simclr import nt_xent as nt_xent
     from mezzotint.methods.simsiam import SimSiam as SimSiam
