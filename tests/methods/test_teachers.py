@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -69,7 +70,8 @@ def test_a_hub_folder_of_timm_teaches_as_its_network(tmp_path: Path) -> None:
 def test_tokens_are_a_map_of_the_patches(tmp_path: Path) -> None:
     """A pixel that changes moves the tokens of a ViT without attention at its own patch."""
     vit = ViT(TEACHER, width=8, depth=1, heads=1, patch=4, pool="cls")
-    torch.nn.init.zeros_(vit.blocks[0].attn.proj.weight)
+    attention: Any = vit.get_submodule("blocks.0.attn.proj")
+    torch.nn.init.zeros_(attention.weight)
     save_encoder(vit, tmp_path)
     teachers = Teachers([str(tmp_path)], TEACHER, dense=True)
     x = torch.randn(1, 3, 16, 16)

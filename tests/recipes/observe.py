@@ -31,6 +31,7 @@ from mezzotint.optim.optimizer import Optimizer
 from mezzotint.recipe.schema import FAMILIES, class_of, construct, resolve
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Batch, Input, Views
+from tests.test_contract_methods import teacher
 
 Config = dict[str, Any]
 
@@ -141,6 +142,8 @@ def shrunk(config: Any, inside: str = "") -> Any:
     small |= {key: size for key, size in SIZES.items() if small.get(key) is not None}
     if inside == "decoder":
         small |= DECODER
+    if "teachers" in small:
+        small["teachers"] = [teacher()]
     if small.get("dim") is not None:
         small["dim"] = VALUES if inside == "codebook" else 16 if small["kind"] == "simsiam" else 8
     return small

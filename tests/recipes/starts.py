@@ -1,4 +1,4 @@
-"""Starts for shipped recipes with `init`, whose path is the user's."""
+"""Starts and teachers for shipped recipes, whose paths are the user's."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,11 @@ from mezzotint.recipe.recipe import Recipe, read_recipe
 
 
 def with_start(name: str, overrides: Sequence[str], folder: Path) -> list[str]:
-    """Return the overrides and, for a recipe with `init`, a start with random weights."""
+    """Return the overrides and, for `init` and `teachers`, an encoder with random weights."""
+    if read_recipe(name)["method"]["kind"] == "distill":
+        other = [text for text in overrides if not text.startswith("method.")]
+        fresh = Recipe.build(read_recipe(name, [*other, "method={kind: simclr}"]))
+        return [*overrides, f"method.teachers=[{save_encoder(fresh.encoder, folder / 'teacher')}]"]
     if "init" not in read_recipe(name):
         return list(overrides)
     fresh = Recipe.build(read_recipe(name, [*overrides, "init=null"]))

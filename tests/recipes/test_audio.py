@@ -37,7 +37,9 @@ def test_two_steps(name: str, sounds: Path, tmp_path: Path) -> None:
         ["encoder.width=24", "encoder.depth=1", "encoder.heads=2"] if vit else ["encoder.width=4"]
     )
     small += ["run.compute.precision=fp32"]
-    small += ["method.hidden_dim=16", "method.dim=8", "run.log.knn_epochs=0"]
+    sizes = {"hidden_dim": 16, "dim": 8}
+    small += [f"method.{k}={v}" for k, v in sizes.items() if k in published["method"]]
+    small += ["run.log.knn_epochs=0"]
     small += [f"data.root={sounds}"] if "root" in published["data"] else []
     small += ["run.batch_size=512"] if published["data"]["kind"] == "speech" else []
     recipe = Recipe.build(read_recipe(name, with_start(name, small, tmp_path)))

@@ -43,7 +43,10 @@ def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
     published = read_recipe(name)
     encoder = published["encoder"]
     # A ViT-S/16 has its size in its name, unless it takes any.
-    size = 224 if encoder["kind"] == "timm" and not encoder["dynamic_size"] else 32
+    is_fixed = (
+        encoder["kind"] == "timm" and not encoder["dynamic_size"] and "vit" in encoder["name"]
+    )
+    size = 224 if is_fixed else 32
     small = [
         "data.kind=image_folder",
         f"data.root={images}",
@@ -54,8 +57,12 @@ def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
         "run.log.every_steps=1",
     ]
     head = "method.base" if "base" in published["method"] else "method"
-    small += [f"{head}.hidden_dim=16", f"{head}.dim=8"]
+    own = published["method"].get("base", published["method"])
+    small += [f"{head}.{key}={value}" for key, value in {"hidden_dim": 16, "dim": 8}.items()
+              if key in own]  # fmt: skip
     tiny = "vit_tiny_patch16_224" if size == 224 else "test_vit"
+    if encoder.get("name", "").startswith("efficientnet"):
+        tiny = "test_efficientnet"
     small += {
         "timm": [f"encoder.name={tiny}"],
         "vit": ["encoder.width=24", "encoder.depth=1"],

@@ -61,7 +61,8 @@ class TimmEncoder(Encoder):
             return values.permute(0, 3, 1, 2) if is_last else values
         embed: Any = self.model.get_submodule("patch_embed")
         grid = [n // p for n, p in zip(x.shape[2:], embed.patch_size, strict=True)]
-        return values[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid)
+        found: Tensor = values[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid)
+        return found
 
 
 @factory

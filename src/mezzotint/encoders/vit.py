@@ -251,7 +251,8 @@ class ViT(Encoder):
     def as_map(self, values: Tensor, x: Tensor) -> Tensor:
         """Tokens `[B, L, D]`, maybe after a class token → `[B, D, h, w]`."""
         grid = (1, *self.patches.grid_of(x))[-2:]
-        return values[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid)
+        found: Tensor = values[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid)
+        return found
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """`[B, *sizes]` → `[B, D]`, from the visible patches alone; `keep` as for `tokens`."""

@@ -47,7 +47,10 @@ class Teachers:
 
     def __init__(self, paths: Sequence[str], student: Input, *, dense: bool = False) -> None:
         if not paths:
-            raise ValueError("`method.teachers` must name an encoder or more, got none.")
+            raise ValueError(
+                "`method.teachers` must name an encoder or more, got none. Give a run, an encoder "
+                "directory, a folder of timm's hub layout, or an ONNX file."
+            )
         # Looked up once: `__call__` is traced by torch.compile.
         self.student, self.images = student, _is_image(student)
         self.networks = tuple(load_teacher(path, student) for path in paths)
