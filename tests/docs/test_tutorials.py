@@ -19,7 +19,8 @@ from tests import ROOT
 START = ROOT / "docs" / "start"
 # Pages that go on with each other's files, in order.
 CHAINS = {
-    "images": ("own-images.md", "int8.md"),
+    "images": ("own-images.md", "few-labels.md", "int8.md"),
+    "audio": ("audio-and-sensors.md",),
     "research": ("research.md",),
 }
 PAGES = sorted(path.name for path in START.glob("*.md") if path.name != "install.md")
