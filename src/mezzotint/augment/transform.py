@@ -7,7 +7,7 @@ batch, on its device, with one row of parameters per sample. No transform keeps 
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
@@ -100,6 +100,7 @@ class Transform(Component, ABC, abstract=True):
         layouts: batches that the transform takes; empty for any.
         modalities: modalities of `layouts`, set from them.
         mixes_samples: whether a view depends on the other samples of its batch.
+        eight_bit: whether values are rounded to 256 levels.
         scaled: how each attribute that says how strong the transform is follows a strength; without
             any, it has one strength.
         decisions: parameters that decide which operations run on which samples. They stay on the
@@ -109,6 +110,7 @@ class Transform(Component, ABC, abstract=True):
     layouts: ClassVar[tuple[BatchLayout, ...]] = ()
     modalities: ClassVar[frozenset[str]] = frozenset()
     mixes_samples: ClassVar[bool] = False
+    eight_bit: ClassVar[bool] = False
     scaled: ClassVar[Mapping[str, Scale]] = {}
     decisions: ClassVar[frozenset[str]] = frozenset()
 
@@ -136,7 +138,7 @@ class Transform(Component, ABC, abstract=True):
         return shape
 
     def check(self, shape: Sequence[int]) -> None:
-        """Refuse a batch whose shape is of another modality.
+        """Refuse a batch whose shape the transform does not take.
 
         Raises:
             ValueError: when none of the layouts fits.
@@ -204,6 +206,12 @@ class Compose(Transform):
         other = copy.copy(self)
         other.transforms = scaled
         return other
+
+    def leaves(self) -> Iterator[Transform]:
+        """Yield this and all transforms within, at any depth."""
+        yield self
+        for transform in self.transforms:
+            yield from transform.leaves() if isinstance(transform, Compose) else (transform,)
 
     def names(self) -> list[str]:
         """Return the prefix of each transform's parameters: its index and its kind."""

@@ -94,6 +94,13 @@ class ViewGenerator(Component, ABC, abstract=True):
         """Number of earlier samples that the views depend on; a resumed run replays that many."""
         return 0
 
+    def check(self, input: Input) -> None:
+        """Refuse samples that these views cannot be made of, before a run begins.
+
+        Raises:
+            ValueError: with the transform that cannot take them.
+        """
+
     @abstractmethod
     def draw(self, ids: Tensor, context: ViewContext) -> list[dict[str, Params]]:
         """Draw the parameters of every view, to show or to predict them.

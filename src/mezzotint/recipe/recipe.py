@@ -341,6 +341,7 @@ class Recipe:
             name: construct(config[name], FAMILIES[name], {})
             for name in ("views", "optimizer", "schedule", "evaluate")
         }
+        rest["views"].check(data.input)
         rest |= {n: construct(config[n], OPTIONAL[n], {}) for n in OPTIONAL if n in config}
         return cls(data=data, method=method, run=run, **rest)
 

@@ -152,6 +152,8 @@ def _candidate(
         size = [f"data.size={of_recipe['size']}", *size]
     if clips:
         raw["data"].update(_clips_of_long_files(raw, [*size, *overrides]))
+    if any(text.startswith("data.reader") for text in overrides):
+        size = ["views.policy={kind: native}", *size]  # for any channels and bits
     own = _own_size(raw, overrides)
     return Candidate(name, raw, [_clamped(text, own) for text in size if _applies(text, kind)])
 

@@ -1,6 +1,7 @@
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,17 @@ from torchvision.transforms.v2 import functional as F
 from mezzotint.augment.image import render as view_module
 from mezzotint.augment.image.geometry import RandomResizedCrop
 from mezzotint.augment.image.multi_augment import MultiAugment
-from mezzotint.augment.image.policies import byol, identity, simclr
+from mezzotint.augment.image.policies import (
+    Chain,
+    Policy,
+    byol,
+    identity,
+    native,
+    simclr,
+    three_augment,
+)
+from mezzotint.augment.image.rand_augment import RandAugment
+from mezzotint.augment.image.tone import Posterize
 from mezzotint.augment.image.views import ImageViews, MultiCrop, OneView, TwoViews
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.views import ViewContext, ViewGenerator
@@ -386,3 +397,23 @@ def test_a_strength_of_one_gives_the_views_of_a_recipe_without_it() -> None:
 def test_strengths_that_views_cannot_have_are_refused(strength: float) -> None:
     with pytest.raises(ValueError, match=f"^`views.strength` must be 0 to 2, got {strength}"):
         TwoViews(strength=strength)
+
+
+@pytest.mark.parametrize("policy", [simclr(), three_augment(), RandAugment()])
+def test_colors_of_other_channels_are_refused_with_the_alternative(policy: Policy) -> None:
+    five = Input((5, 16, 16), (0.5,) * 5, (0.5,) * 5)
+    views = TwoViews(policy=identity(), second_policy=policy)
+    with pytest.raises(ValueError, match=r"got 5 channels. Use `policy: \{kind: native\}`"):
+        views.check(five)
+    TwoViews(policy=native()).check(five)
+    views.check(Input((1, 16, 16), (0.5,), (0.5,)))
+
+
+def test_steps_of_256_levels_are_refused_for_more_bits() -> None:
+    deep = Input((3, 16, 16), (0.5,) * 3, (0.5,) * 3, dtype="uint16", bits=16)
+    with pytest.raises(ValueError, match="`rand_augment` rounds images to 256 levels, and these"):
+        TwoViews(policy=RandAugment()).check(deep)
+    with pytest.raises(ValueError, match="`posterize` rounds .* are uint16. Use `policy: .kind: n"):
+        TwoViews(policy=Chain(transforms=[Chain(transforms=[Posterize()])])).check(deep)
+    TwoViews(policy=simclr()).check(deep)
+    TwoViews(policy=RandAugment()).check(replace(deep, dtype="uint8", bits=8))

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from mezzotint.augment.image.policies import identity as identity
     from mezzotint.augment.image.policies import mocov1 as mocov1
     from mezzotint.augment.image.policies import mocov2 as mocov2
+    from mezzotint.augment.image.policies import native as native
     from mezzotint.augment.image.policies import simclr as simclr
     from mezzotint.augment.image.policies import three_augment as three_augment
     from mezzotint.augment.image.rand_augment import RandAugment as RandAugment
     from mezzotint.augment.image.rand_augment import TrivialAugment as TrivialAugment
+    from mezzotint.augment.image.tone import ChannelDropout as ChannelDropout
     from mezzotint.augment.image.tone import Equalize as Equalize
+    from mezzotint.augment.image.tone import GainOffset as GainOffset
+    from mezzotint.augment.image.tone import GaussianNoise as GaussianNoise
     from mezzotint.augment.image.tone import Posterize as Posterize
     from mezzotint.augment.image.tone import Solarize as Solarize
     from mezzotint.augment.image.views import MultiCrop as MultiCrop

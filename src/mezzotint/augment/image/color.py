@@ -81,6 +81,10 @@ class ColorJitter(Transform):
         }
         self.p = probability(p, "p")
 
+    def check(self, shape: Sequence[int]) -> None:
+        super().check(shape)
+        check_channels(shape)
+
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """Draw the parameters of each sample.
 
@@ -100,7 +104,7 @@ class ColorJitter(Transform):
         return params
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        check_channels(x)
+        check_channels(x.shape)
         gray = x.shape[1] == 1
         names = [
             name
@@ -132,27 +136,32 @@ class Grayscale(Transform):
     def __init__(self, *, p: float = 0.2) -> None:
         self.p = probability(p, "p")
 
+    def check(self, shape: Sequence[int]) -> None:
+        super().check(shape)
+        check_channels(shape)
+
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """Draw `chosen`, bool `[B]`."""
         return {"chosen": draws.chance("chosen", self.p)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        check_channels(x)
+        check_channels(x.shape)
         if x.shape[1] == 1:
             return x
         return where_rows(x, params["chosen"], lambda part, rows: luma(part).expand_as(part))
 
 
-def check_channels(x: Tensor) -> None:
-    """Refuse images that are neither gray nor RGB.
+def check_channels(shape: Sequence[int]) -> None:
+    """Refuse a batch of images that are neither gray nor RGB.
 
     Raises:
         ValueError: for a number of channels other than 1 and 3.
     """
-    if x.shape[1] not in (1, 3):
+    if shape[1] not in (1, 3):
         raise ValueError(
-            "Color transforms take images [B, C, H, W] of 1 (gray) or 3 (RGB) channels, "
-            f"got {list(x.shape)}. Choose a policy without color."
+            f"Colors are those of images of 1 (gray) or 3 (RGB) channels, got {shape[1]} channels. "
+            "Use `policy: {kind: native}`, which changes gain, offset, noise and blur of any "
+            "channels, and `randomized_quantization`."
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mezzotint.augment.image.blur import GaussianBlur
 from mezzotint.augment.image.color import ColorJitter, Grayscale
-from mezzotint.augment.image.tone import Solarize
+from mezzotint.augment.image.tone import ChannelDropout, GainOffset, GaussianNoise, Solarize
 from mezzotint.augment.transform import (
     IMAGES,
     SPECTROGRAMS,
@@ -39,6 +39,11 @@ class Policy(Compose):
 
     def __init__(self, *, transforms: list[Transform]) -> None:
         super().__init__(transforms=transforms)
+
+    def check(self, shape: Sequence[int]) -> None:
+        super().check(shape)
+        for transform in self.transforms:
+            transform.check(shape)
 
 
 class Chain(Policy):
@@ -188,6 +193,40 @@ def three_augment(*, jitter: float = 0.3, sigma: tuple[float, float] = (0.1, 2.0
     choice = Choice(policies=[Policy(transforms=[transform]) for transform in three])
     colors = ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=0.0, p=1.0)
     return Policy(transforms=[choice, colors])
+
+
+@factory
+def native(
+    *,
+    strength: float = 1.0,
+    gain_p: float = 0.8,
+    noise_p: float = 0.3,
+    blur_p: float = 0.5,
+    dropout: float = 0.1,
+    blur_kernel: int | None = None,
+) -> Policy:
+    """Augment images of any channels and bits: gain and offset, noise, blur, channel dropout.
+
+    It has no color, and no step that reduces values to 256 levels. With randomized quantization in
+    the view, it is the counterpart of SimCLR's policy for images that are not 8-bit RGB.
+
+    Args:
+        strength: factor of gain and offset, which are 0.4, and of the noise, which is up to 0.2
+            standard deviations.
+        gain_p: probability that gain and offset of the channels are changed.
+        noise_p: probability that noise is added.
+        blur_p: probability that an image is blurred, with sigma 0.1 to 2 pixels.
+        dropout: probability that a channel is replaced by its mean; at least one is kept.
+        blur_kernel: width of the blur's kernel in pixels; `None` for a tenth of the image.
+    """
+    return Policy(
+        transforms=[
+            GainOffset(gain=0.4 * strength, offset=0.4 * strength, p=gain_p),
+            GaussianBlur(kernel=blur_kernel, p=blur_p),
+            GaussianNoise(std=(0.0, 0.2 * strength), p=noise_p),
+            ChannelDropout(p=dropout),
+        ]
+    )
 
 
 @factory

@@ -112,6 +112,7 @@ class RandomPolicy(Policy, ABC, abstract=True):
         fill: level of pixels from outside the image and of cutouts, 0 to 255.
     """
 
+    eight_bit = True
     layouts: ClassVar[tuple[BatchLayout, ...]] = (IMAGES,)  # a spectrogram's values are not levels
     decisions = frozenset({"op", "magnitude", "center"})  # the CPU sorts them by operation
 
@@ -125,6 +126,10 @@ class RandomPolicy(Policy, ABC, abstract=True):
         super().__init__(transforms=[])
         self.interpolation, self.fill = interpolation, fill
 
+    def check(self, shape: Sequence[int]) -> None:
+        super().check(shape)
+        check_channels(shape)
+
     @abstractmethod
     def operations(self, shape: Sequence[int], draws: Draws) -> tuple[Tensor, Tensor]:
         """Draw int64 indices in `NAMES` and float32 magnitudes, both `[B, S]` for S operations."""
@@ -136,7 +141,7 @@ class RandomPolicy(Policy, ABC, abstract=True):
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Apply the operations in the drawn order."""
-        check_channels(x)
+        check_channels(x.shape)
         changed = apply_operations(
             x.float(),
             params["op"],

@@ -1,8 +1,12 @@
-"""Solarize, posterize and equalize: tone mappings, the same for every pixel of a channel.
+"""Tone mappings, the same for every pixel of a channel: for RGB, and for any channels and range.
 
-Solarize works on floats. The other two are defined on 256 levels, as in Pillow and the published
-policies: the float image is rounded to uint8 as torchvision does (`floor(255.999 x)`), and the
-result is a multiple of 1/255.
+Solarize works on floats. Posterize and equalize are defined on 256 levels, as in Pillow and the
+published policies: the float image is rounded to uint8 as torchvision does (`floor(255.999 x)`),
+and the result is a multiple of 1/255.
+
+Gain and offset, noise and channel dropout take any number of channels, and keep all bits of images
+of 9 to 16 bits or of floats. They are measured in standard deviations of the channel in the view,
+so that they fit images that use a small part of their range, such as a thermal image.
 """
 
 from collections.abc import Sequence
@@ -11,7 +15,15 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.image.geometry import probability
-from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, Params, Transform, chance, where_rows
+from mezzotint.augment.transform import (
+    IMAGES,
+    SPECTROGRAMS,
+    Params,
+    Transform,
+    amount,
+    chance,
+    where_rows,
+)
 from mezzotint.seeding import Draws
 
 
@@ -60,6 +72,7 @@ class Posterize(Transform):
         p: probability that an image is changed.
     """
 
+    eight_bit = True
     layouts = (IMAGES, SPECTROGRAMS)
     scaled = {"p": chance}
     decisions = frozenset({"chosen"})
@@ -95,6 +108,7 @@ class Equalize(Transform):
         p: probability that an image is changed.
     """
 
+    eight_bit = True
     layouts = (IMAGES, SPECTROGRAMS)
     scaled = {"p": chance}
     decisions = frozenset({"chosen"})
@@ -168,3 +182,111 @@ def _counts(index: Tensor, size: int) -> Tensor:
     # `bincount` reads the largest number from a device first. Sums of ones are exact up to 2²⁴.
     ones = torch.ones(1, device=index.device).expand(len(index))
     return torch.zeros(size, device=index.device).index_add_(0, index, ones)
+
+
+class GainOffset(Transform):
+    """Change contrast and brightness of each channel on its own, for any number of channels.
+
+    A channel with mean m and standard deviation s becomes `m + gain · (x − m) + offset · s`, and is
+    clipped to [0, 1].
+
+    Args:
+        gain: strength; the gain of a channel is drawn from `[max(0, 1 − gain), 1 + gain]`.
+        offset: strength; the offset is drawn from `[−offset, offset]`, in standard deviations.
+        p: probability that an image is changed.
+    """
+
+    layouts = (IMAGES, SPECTROGRAMS)
+    scaled = {"gain": amount, "offset": amount}
+    decisions = frozenset({"chosen"})
+
+    def __init__(self, *, gain: float = 0.4, offset: float = 0.4, p: float = 0.8) -> None:
+        if min(gain, offset) < 0.0:
+            raise ValueError(
+                f"`gain` and `offset` must be 0 or more, got {gain} and {offset}. Use 0 to turn "
+                "one off."
+            )
+        self.gain, self.offset, self.p = gain, offset, probability(p, "p")
+
+    def draw(self, shape: Sequence[int], draws: Draws) -> Params:
+        """Draw `chosen`, bool `[B]`, and `gain` and `offset`, float32 `[B, C]`."""
+        least = max(0.0, 1.0 - self.gain)
+        return {
+            "chosen": draws.chance("chosen", self.p),
+            "gain": draws.uniform("gain", shape[1], low=least, high=1.0 + self.gain),
+            "offset": draws.uniform("offset", shape[1], low=-self.offset, high=self.offset),
+        }
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        def change(part: Tensor, rows: Tensor) -> Tensor:
+            gain, offset = (
+                params[name][rows].to(part.dtype)[..., None, None] for name in ("gain", "offset")
+            )
+            mean, std = _moments(part)
+            return (mean + gain * (part - mean) + offset * std).clamp_(0.0, 1.0)
+
+        return where_rows(x, params["chosen"], change)
+
+
+class GaussianNoise(Transform):
+    """Add normal noise to every pixel of every channel.
+
+    Args:
+        std: range of the standard deviation of the noise, in standard deviations of the channel.
+        p: probability that an image is changed.
+    """
+
+    layouts = (IMAGES, SPECTROGRAMS)
+    scaled = {"std": amount}
+    decisions = frozenset({"chosen"})
+
+    def __init__(self, *, std: tuple[float, float] = (0.0, 0.2), p: float = 0.5) -> None:
+        if not 0.0 <= std[0] <= std[1]:
+            raise ValueError(
+                f"`std` must be low and high with 0 <= low <= high, got {list(std)}. Try [0, 0.2]."
+            )
+        self.std, self.p = (float(std[0]), float(std[1])), probability(p, "p")
+
+    def draw(self, shape: Sequence[int], draws: Draws) -> Params:
+        """Draw `chosen`, bool `[B]`; `std`, float32 `[B]`; `noise`, standard normal."""
+        return {
+            "chosen": draws.chance("chosen", self.p),
+            "std": draws.uniform("std", low=self.std[0], high=self.std[1]),
+            "noise": draws.normal("noise", *shape[1:]),
+        }
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        def change(part: Tensor, rows: Tensor) -> Tensor:
+            std = params["std"][rows].to(part.dtype).view(-1, 1, 1, 1) * _moments(part)[1]
+            return (part + std * params["noise"][rows].to(part.dtype)).clamp_(0.0, 1.0)
+
+        return where_rows(x, params["chosen"], change)
+
+
+class ChannelDropout(Transform):
+    """Replace some of the channels by their mean; at least one is kept.
+
+    Args:
+        p: probability of each channel. Images of one channel stay as they are.
+    """
+
+    layouts = (IMAGES, SPECTROGRAMS)
+    scaled = {"p": chance}
+
+    def __init__(self, *, p: float = 0.1) -> None:
+        self.p = probability(p, "p")
+
+    def draw(self, shape: Sequence[int], draws: Draws) -> Params:
+        """Draw `dropped`, bool `[B, C]`."""
+        fraction = draws.uniform("channels", shape[1])
+        kept = fraction == fraction.amax(dim=1, keepdim=True)
+        return {"dropped": (fraction < self.p) & ~kept}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        return torch.where(params["dropped"][..., None, None], _moments(x)[0], x)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel of `[K, C, H, W]`, `[K, C, 1, 1]`."""
+    mean = x.mean(dim=(-2, -1), keepdim=True)
+    return mean, (x - mean).square_().mean(dim=(-2, -1), keepdim=True).sqrt_()

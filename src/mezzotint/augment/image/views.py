@@ -20,7 +20,7 @@ from mezzotint.augment.randomized_quantization.transform import RandomizedQuanti
 from mezzotint.augment.transform import Params
 from mezzotint.augment.views import ViewContext, ViewGenerator, checked_strength
 from mezzotint.timing import part
-from mezzotint.types import Batch, Crop, CropSampler
+from mezzotint.types import Batch, Crop, CropSampler, Input
 
 
 class ImageViews(ViewGenerator, abstract=True):
@@ -37,6 +37,18 @@ class ImageViews(ViewGenerator, abstract=True):
     @property
     def tags(self) -> tuple[str, ...]:
         return tuple(view.tag for view in self.views)
+
+    def check(self, input: Input) -> None:
+        """Refuse policies of color for other channels than gray and RGB, and of 8 bits for more."""
+        deep = bool(input.dtype) and input.bits != 8
+        for policy in {id(view.policy): view.policy for view in self.views}.values():
+            policy.check((1, *input.shape))
+            reducing = next((one.kind for one in policy.leaves() if one.eight_bit), None)
+            if deep and reducing is not None:
+                raise ValueError(
+                    f"`{reducing}` rounds images to 256 levels, and these are {input.dtype}. Use "
+                    "`policy: {kind: native}`, which keeps all bits, or leave `data.reader` out."
+                )
 
     def draw(self, ids: Tensor, context: ViewContext) -> list[dict[str, Params]]:
         """Draw the parameters of every view, to show or to predict them.
