@@ -82,8 +82,8 @@ def made(name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     if not bits:
         spacing, slope = 0.11 + 0.04 * (labels % 4), np.where(labels < 4, 0.35, -0.35)
         start = each(-0.3, 0.3)
-        place = rows[None, None] + slope[:, None, None, None] * (columns - 0.5) + start
-        lines = np.exp(4.0 * np.cos(2.0 * np.pi * place / spacing[:, None, None, None]) - 4.0)
+        position = rows[None, None] + slope[:, None, None, None] * (columns - 0.5) + start
+        lines = np.exp(4.0 * np.cos(2.0 * np.pi * position / spacing[:, None, None, None]) - 4.0)
         power = lines * each(0.05, 1.0) + 0.1 * rng.exponential(1.0, (count, 1, SIDE, SIDE))
         x = np.log(power) + each(-2.0, 2.0)
         low, high = np.percentile(x[:TRAIN], (0.1, 99.9))
