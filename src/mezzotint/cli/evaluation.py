@@ -20,6 +20,7 @@ from mezzotint.cli.app import (
     print_table,
     say,
 )
+from mezzotint.recipe.schema import RecipeError
 
 
 @app.command(
@@ -37,6 +38,14 @@ def evaluate(
     ] = None,
     clips: Clips = 1,
     crops: Crops = 1,
+    input_bits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BITS",
+            help="Also measure on inputs quantized to these bits, such as 16,12,8,6,4: the "
+            "input-bit curve in the report.",
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -50,10 +59,30 @@ def evaluate(
 
     from mezzotint import dist
 
+    bits, arguments = _input_bits(input_bits, list(arguments or ()))
     name, overrides = data_of(arguments)
     mode = "json" if as_json else "quiet" if quiet or not dist.launched_as_main() else "bar"
+    options = {"data": name, "clips": clips, "crops": crops, "input_bits": bits}
     with dist.process_group(torch.device("cpu")):
-        evaluate_run(run, mode, overrides, data=name, clips=clips, crops=crops)
+        evaluate_run(run, mode, overrides, **options)
+
+
+def _input_bits(text: str | None, arguments: list[str]) -> tuple[list[int], list[str]]:
+    """Return the bits of `--input-bits 16,12,8` or `--input-bits 16 12 8`, and other arguments.
+
+    Raises:
+        RecipeError: for anything but whole numbers.
+    """
+    if text is None:
+        return [], arguments
+    # Bits with spaces in between reach the verb as arguments.
+    words = [*text.replace(",", " ").split(), *(word for word in arguments if word.isdecimal())]
+    if not words or not all(word.isdecimal() and len(word) < 9 for word in words):
+        raise RecipeError(
+            f"`--input-bits` must be whole numbers with commas in between, got {text!r}. Try "
+            "--input-bits 16,12,8,6,4."
+        )
+    return [int(word) for word in words], [word for word in arguments if not word.isdecimal()]
 
 
 def evaluate_run(

@@ -15,6 +15,9 @@ depends on the other bit-widths measured: starting the linear probe from the sol
 neighboring bit-width saved next to nothing and changed results (`docs/bits.md`).
 
 Without labels, the kNN overlap says how much a quantized encoder agrees with its fp32 features.
+
+The *input-bit curve* (`input_bit_rows`) quantizes the input instead, and leaves the encoder as it
+is: the metric against the bits of the input says whether storing more of them is worth it.
 """
 
 import dataclasses
@@ -24,6 +27,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.source import Task
+from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.onnx import OnnxFeatures
 from mezzotint.evaluation import progress
 from mezzotint.evaluation.calibration import by_fold
@@ -45,8 +49,10 @@ from mezzotint.evaluation.suite import (
     over_folds,
     splits,
 )
+from mezzotint.modality.modality import modality_of
 from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.quant.ranges import Quantization
+from mezzotint.types import Input
 
 GRID = (
     *(FP32, Bits(8, 8), Bits(6, 6), Bits(5, 5), Bits(4, 4)),
@@ -54,6 +60,7 @@ GRID = (
 )
 """The bit-widths that SSQL's source reports."""
 
+_MOST_INPUT_BITS = 24  # exact in the 24 bits of float32
 _NEIGHBORS = 10
 _BASELINES = 3
 _MAX_SAMPLES = 4_096
@@ -239,3 +246,104 @@ def _nearest(x: Tensor, k: int) -> Tensor:
         near[own - rows.start, own] = -torch.inf
         chosen.append(near.topk(k, dim=1).indices)
     return torch.cat(chosen)
+
+
+class QuantizedInput(Encoder, abstract=True):
+    """Round the input of an encoder to levels at equal distances over the range of each channel.
+
+    Args:
+        encoder: encoder, which is left as it is.
+        low: smallest value of each channel, normalized, `[C]`; smaller ones are clipped.
+        high: largest value of each channel, likewise; a channel without a range stays as it is.
+        bits: bits of the input; 2^bits levels.
+    """
+
+    def __init__(self, encoder: Encoder, low: Tensor, high: Tensor, bits: int) -> None:
+        super().__init__(encoder.input, encoder.dim)
+        self.encoder, self.levels = encoder, 2**bits - 1
+        self.register_buffer("low", low.float(), persistent=False)
+        self.register_buffer("high", high.float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `[B, dim]` of quantized samples `[B, C, …]`."""
+        shape = (1, -1, *(1 for _ in x.shape[2:]))
+        low, high = self.low.view(shape), self.high.view(shape)
+        width = torch.where(high > low, high - low, 1.0)
+        codes = ((x - low) / width).clamp(0.0, 1.0).mul(self.levels).round()
+        features: Tensor = self.encoder(
+            torch.where(high > low, low + codes * (width / self.levels), x)
+        )
+        return features
+
+
+def input_bit_rows(
+    measurement: Measurement,
+    full: Sequence[Row],
+    bits: Sequence[int],
+    *,
+    probes: Sequence[Probe] = DEFAULT_PROBES,
+    seeds: int = 3,
+) -> list[Row]:
+    """Measure an encoder on inputs of fewer bits: the input-bit curve.
+
+    Probes are trained and tested on features of quantized inputs. The range of images and videos is
+    the one that their source maps to [0, 1], or 0 to 255; that of other samples is measured on the
+    calibration samples, which no task tests on.
+
+    Args:
+        measurement: encoder and data; neither is changed.
+        full: rows of the input as it is, for paired differences.
+        bits: bits of the input.
+        probes: probes; those of patch tokens are left out.
+        seeds: number of repeats of what is random.
+
+    Raises:
+        ValueError: for bits out of range, or samples without a range.
+    """
+    check_input_bits(measurement.encoder.input, bits)
+    low, high = _input_range(measurement)
+    pooled = [probe for probe in probes if not probe.tokens]
+    rows: list[Row] = []
+    for count in sorted(set(bits), reverse=True):
+        network = QuantizedInput(measurement.encoder, low, high, count)
+        quantized = measurement.of(network, f"the encoder on inputs of {count} bits")
+        own = evaluate_encoder(quantized, probes=pooled, seeds=seeds).rows
+        if not measurement.tasks:
+            own.append(knn_overlap(measurement.features, quantized.features))
+        rows += [row.with_protocol(input_bits=count) for row in (*own, *changes(full, own))]
+    return rows
+
+
+def check_input_bits(input: Input, bits: Sequence[int]) -> None:
+    """Refuse bits out of range, and samples that have no range.
+
+    Raises:
+        ValueError: with what is accepted.
+    """
+    modality = modality_of(input)
+    if modality.has_tokens:
+        raise ValueError(
+            f"`--input-bits` quantizes numbers in their range, and {modality.plural} hold token "
+            "ids, which have none. Leave it out."
+        )
+    wrong = [count for count in bits if not 1 <= count <= _MOST_INPUT_BITS]
+    if wrong or not bits:
+        raise ValueError(
+            f"`--input-bits` must be whole numbers of 1 to {_MOST_INPUT_BITS}, got "
+            f"{', '.join(map(str, wrong)) or 'none'}. Try --input-bits 16,12,8,6,4."
+        )
+
+
+def _input_range(measurement: Measurement) -> tuple[Tensor, Tensor]:
+    """Return the ends of the range of each channel, normalized, `[C]`."""
+    input = measurement.encoder.input
+    if modality_of(input).is_picture:
+        ends = (input.normalize(torch.full((1, *input.shape), end))[0] for end in (0.0, 1.0))
+        low, high = (end.flatten(1)[:, 0] for end in ends)
+        return low, high
+    x = torch.cat([part.cpu() for part in measurement.calibration(measurement.tasks)])
+    channels = x.transpose(0, 1).flatten(1)
+    known = channels.isfinite()
+    low = channels.masked_fill(~known, torch.inf).amin(dim=1)
+    high = channels.masked_fill(~known, -torch.inf).amax(dim=1)
+    return low, high

@@ -57,6 +57,7 @@ class Protocol:
         part: `backbone`, or `projector` for the output of the projector.
         clips: clips per video that features are averaged over.
         crops: crops per image or frame that features are averaged over.
+        input_bits: bits to which the input was quantized; `None` for the input as it is.
     """
 
     probe: str
@@ -71,6 +72,7 @@ class Protocol:
     part: str = "backbone"
     clips: int = 1
     crops: int = 1
+    input_bits: int | None = None
 
     @classmethod
     def of(cls, probe: str, version: int = 1, /, **settings: Setting) -> "Protocol":
@@ -115,6 +117,8 @@ class Protocol:
         parts = []
         if (self.clips, self.crops) != (1, 1):
             parts.append(f"clips={self.clips} crops={self.crops}")
+        if self.input_bits is not None:
+            parts.append(f"input_bits={self.input_bits}")
         if (self.branch, self.part) != ("online", "backbone"):
             parts.append(f"branch={self.branch} part={self.part}")
         if self.ptq is not None:
@@ -156,6 +160,7 @@ def _facts(protocol: Protocol) -> dict[str, Setting]:
         "head": "fp32" if protocol.fp32_head else None,
         **{key: getattr(protocol, key) for key in ("folds", "train", "test")},
         **{key: getattr(protocol, key) for key in ("branch", "part", "clips", "crops")},
+        "input_bits": protocol.input_bits,
     }
     if ptq is not None:
         plain |= {"ptq": ptq.method, "policy": ptq.policy, **dict(ptq.settings)}

@@ -264,7 +264,7 @@ def add_evaluation(
     try:
         same = read_json(folder / _IDENTITY) == identity
         if same:
-            rows, known = _merged(read_evaluation(folder), rows), read_baselines(folder)
+            rows, known = _merged(_every_row(folder), rows), read_baselines(folder)
     except (OSError, ValueError):
         known = Baselines()  # nothing was measured, or by another version
     new = baselines or Baselines()
@@ -282,12 +282,21 @@ def _merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
 
 
 def read_evaluation(folder: str | Path) -> list[Row]:
-    """Read the rows of a run.
+    """Read the rows of a run, but for those of inputs quantized to some bits.
 
     Raises:
         ValueError: when another version wrote them.
         OSError: when the file is missing.
     """
+    return [row for row in _every_row(folder) if row.protocol.input_bits is None]
+
+
+def read_input_bits(folder: str | Path) -> list[Row]:
+    """Read the rows of inputs quantized to some bits, as `read_evaluation` reads the others."""
+    return [row for row in _every_row(folder) if row.protocol.input_bits is not None]
+
+
+def _every_row(folder: str | Path) -> list[Row]:
     path = Path(folder) / _EVALUATION
     return _rows(read_json(path), path)
 

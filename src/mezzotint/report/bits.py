@@ -7,7 +7,7 @@ the encoder, its dash pattern the PTQ. The thin level is the encoder's fp32 valu
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,13 @@ from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.report.plots import HEIGHT, WIDTH, Tick, number, ticks
 from mezzotint.report.results import PROBES, score, task_words
 
+Config = Bits | str
+"""Bits of the network, or of the input: `stored`, `8`."""
+STORED = "stored"
+"""The input as it is."""
+
 _Key = tuple[str, str, Protocol, str, str]
-_CHANGES = ("lost", "gained")
+_CHANGES, _OVERLAP = ("lost", "gained"), "knn_overlap"
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 30
 _PTQ = {
@@ -59,21 +64,23 @@ class Line:
         color: index of the line's color.
         values: value and interval by bits, including fp32.
         changes: difference from fp32 by bits with the interval over paired samples, if measured.
+        reference: what differences are from: fp32, or the input as it is stored.
     """
 
     run: str
     ptq: str
     color: int
-    values: Mapping[Bits, Interval]
-    changes: Mapping[Bits, Interval] = field(default_factory=dict)
+    values: Mapping[Config, Interval]
+    changes: Mapping[Config, Interval] = field(default_factory=dict)
+    reference: Config = FP32
 
-    def change(self, bits: Bits) -> str:
+    def change(self, bits: Config) -> str:
         """Return the difference from fp32, such as `−0.013 ± 0.009`; a dash without fp32."""
         if bits in self.changes:
             return signed_interval(self.changes[bits])
-        if FP32 not in self.values:
+        if self.reference not in self.values:
             return "–"
-        return signed(self.values[bits].mean - self.values[FP32].mean)
+        return signed(self.values[bits].mean - self.values[self.reference].mean)
 
     @property
     def stroke(self) -> str:
@@ -145,7 +152,7 @@ def probe_lines(runs: Mapping[str, Sequence[Row]]) -> list[ProbeLines]:
         main = main_metrics(rows)
         for row in rows:
             task, _, measure = row.metric.rpartition("/")
-            shown = (row.probe, row.metric) in main or measure == "knn_overlap"
+            shown = (row.probe, row.metric) in main or measure == _OVERLAP
             if shown or measure in _CHANGES:
                 kind = measure if measure in _CHANGES else ""
                 setting = ResultKey.of(row).protocol.without_sizes()
@@ -199,7 +206,7 @@ def _how(rows: Sequence[Row]) -> str:
     return words
 
 
-def _chart(probe: ProbeLines, configs: Sequence[Bits]) -> dict[str, Any]:
+def _chart(probe: ProbeLines, configs: Sequence[Config]) -> dict[str, Any]:
     """Lay out the chart of one probe."""
     ends = [
         v
@@ -239,9 +246,10 @@ def _chart(probe: ProbeLines, configs: Sequence[Bits]) -> dict[str, Any]:
 
 
 def _line(
-    line: Line, configs: Sequence[Bits], x: Mapping[Bits, float], y: Callable[[float], float]
+    line: Line, configs: Sequence[Config], x: Mapping[Config, float], y: Callable[[float], float]
 ) -> dict[str, Any]:
     """Lay out one line; solid lines also have a band and the level of fp32."""
+    level = line.reference
     points = [(x[bits], y(line.values[bits].mean)) for bits in configs]
     bounds = [(x[bits], line.values[bits].low, line.values[bits].high) for bits in configs]
     banded = not line.stroke and all(math.isfinite(low) for _, low, _ in bounds)
@@ -251,7 +259,7 @@ def _line(
         "path": "M" + "L".join(f"{a:g} {b:g}" for a, b in points),
         "dots": points,
         "band": _band([(at, y(low), y(high)) for at, low, high in bounds]) if banded else "",
-        "level": y(line.values[FP32].mean) if not line.stroke and FP32 in line.values else None,
+        "level": y(line.values[level].mean) if not line.stroke and level in line.values else None,
     }
 
 
@@ -264,12 +272,12 @@ def _band(points: Sequence[tuple[float, float, float]]) -> str:
 def _summary(line: Line) -> str:
     worst = min(line.values, key=lambda bits: line.values[bits].mean)
     lowest = f"lowest {score(line.values[worst].mean)} at {worst}"
-    if FP32 not in line.values:
+    if line.reference not in line.values:
         return lowest
-    return f"{line.ptq}: fp32 {score(line.values[FP32].mean)}, {lowest}"
+    return f"{line.ptq}: {line.reference} {score(line.values[line.reference].mean)}, {lowest}"
 
 
-def _tooltip(probe: ProbeLines, bits: Bits) -> str:
+def _tooltip(probe: ProbeLines, bits: Config) -> str:
     """List the values of all lines at these bits with their differences from fp32."""
     several = len({line.run for line in probe.lines}) > 1
     parts: dict[str, str] = {}
@@ -277,7 +285,7 @@ def _tooltip(probe: ProbeLines, bits: Bits) -> str:
         if bits in line.values:
             change = f" ({signed_interval(line.changes[bits])})" if bits in line.changes else ""
             # fp32 has no PTQ, so all lines of a run share its entry.
-            names = [line.run] * several + [line.ptq] * (bits != FP32)
+            names = [line.run] * several + [line.ptq] * (bits != line.reference)
             parts.setdefault(" ".join(names), score(line.values[bits].mean) + change)
     return f"{bits}: " + "; ".join(f"{name} {value}".strip() for name, value in parts.items())
 
@@ -297,6 +305,61 @@ def _table(probe: ProbeLines, run: str, configs: Sequence[Bits]) -> list[dict[st
             fp32 = score(line.values[FP32].mean) if FP32 in line.values else "–"
             rows.append({"name": line.ptq, "fp32": fp32, "cells": cells})
     return rows
+
+
+def inputs_section(
+    full: Sequence[Row], rows: Sequence[Row], *, first: int = 0
+) -> dict[str, Any] | None:
+    """Prepare the input-bit curve, the metric against the bits of the input; `None` without."""
+    groups: dict[tuple[str, str, Protocol, str], dict[Config, list[Row]]] = {}
+    main = main_metrics(full)
+    for row in (*full, *rows):
+        task, _, measure = row.metric.rpartition("/")
+        kind = measure if measure in _CHANGES else ""
+        if row.bits == FP32 and (kind or (row.probe, row.metric) in main or measure == _OVERLAP):
+            count = row.protocol.input_bits
+            setting = replace(row.protocol.without_sizes(), input_bits=None)
+            config = STORED if count is None else str(count)
+            groups.setdefault((task, row.probe, setting, kind), {}).setdefault(config, []).append(
+                row
+            )
+    probes = []
+    for (task, probe, setting, kind), values in groups.items():
+        if kind or values.keys() <= {STORED}:
+            continue
+        lost, gained = (groups.get((task, probe, setting, side), {}) for side in _CHANGES)
+        line = Line(
+            "", "input", 0,
+            {config: interval(own) for config, own in values.items()},
+            {config: change(lost[config], gained[config]) for config in lost},
+            STORED,
+        )  # fmt: skip
+        probes.append(ProbeLines(task, probe, [line]))
+    if not probes:
+        return None
+    known = {str(config) for probe in probes for config in probe.lines[0].values} - {STORED}
+    low = sorted(known, key=int, reverse=True)
+    return {
+        "first": first,
+        "how": "Before the encoder, each channel of the input is rounded to 2^b levels at equal "
+        "distances over its range. Probes are trained and tested on such inputs; the encoder stays "
+        "as it is. The thin line is the input as it is stored, the band the 95 % interval. Where "
+        "the curve is flat, more bits are not worth storing for this encoder and task.",
+        "charts": [_chart(probe, [STORED, *low]) for probe in probes],
+        "configs": low,
+        "table": [
+            {
+                "name": probe.title,
+                "stored": score(line.values[STORED].mean) if STORED in line.values else "–",
+                "cells": [
+                    (score(line.values[c].mean), line.change(c)) if c in line.values else ("–", "")
+                    for c in low
+                ],
+            }
+            for probe in probes
+            for line in probe.lines
+        ],
+    }
 
 
 def layers_section(folder: Path) -> dict[str, Any] | None:

@@ -19,13 +19,13 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.features import Extraction
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.results import HANDMADE, read_baselines, read_evaluation
+from mezzotint.evaluation.results import HANDMADE, read_baselines, read_evaluation, read_input_bits
 from mezzotint.files import read_json
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.report import finetuning
 from mezzotint.report.atlas import feature_sections, maps_section
-from mezzotint.report.bits import bits_section, layers_section
+from mezzotint.report.bits import bits_section, inputs_section, layers_section
 from mezzotint.report.exports import exports_section
 from mezzotint.report.finetuning import compare_finetuned, is_finetuning
 from mezzotint.report.gallery import view_strips
@@ -101,6 +101,8 @@ def write_report(
     sections["bits"] = bits_section(own | _others(compare, own), first=len(charts))
     if sections["bits"] is not None:
         charts += [chart["points"] for key in ("charts", "rest") for chart in sections["bits"][key]]
+    sections["inputs"] = _inputs(folder, next(iter(own.values())), len(charts))
+    charts += [chart["points"] for chart in (sections["inputs"] or {}).get("charts", ())]
     data: dict[str, Any] = {"charts": charts}
     if opened is not None:
         recipe, encoder = opened
@@ -143,6 +145,14 @@ def _comparisons(folder: Path) -> tuple[list[Comparison], str]:
         return compare(read_evaluation(folder), read_baselines(folder)), ""
     except (ValueError, OSError, KeyError, TypeError) as error:
         return [], f"The evaluation cannot be read: {error}"
+
+
+def _inputs(folder: Path, rows: Sequence[Row], first: int) -> dict[str, Any] | None:
+    """Return the section on the bits of the input, if they were measured."""
+    try:
+        return inputs_section(rows, read_input_bits(folder), first=first)
+    except (OSError, ValueError):  # the page says above that the evaluation cannot be read
+        return None
 
 
 def _others(compare: Sequence[Path | str], taken: Mapping[str, Any]) -> dict[str, list[Row]]:

@@ -57,8 +57,8 @@ def render(*, title: str, data: Mapping[str, Any] | None = None, **sections: Any
         **sections: content of the sections; a missing section is left out.
     """
     names = (
-        "hero", "curves", "results", "transfer", "bits", "layers", "exports", "errors", "map",
-        "maps", "neighbors", "gallery", "lab", "codes", "study", "reproduce", "credit",
+        "hero", "curves", "results", "transfer", "bits", "inputs", "layers", "exports", "errors",
+        "map", "maps", "neighbors", "gallery", "lab", "codes", "study", "reproduce", "credit",
     )  # fmt: skip
     return template("page.html").render(
         title=title,

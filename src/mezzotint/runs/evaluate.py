@@ -11,9 +11,10 @@ from mezzotint import dist
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.before_after import TaskChange, changes, write_changes
-from mezzotint.evaluation.bits import evaluate_bits
+from mezzotint.evaluation.bits import check_input_bits, evaluate_bits, input_bit_rows
 from mezzotint.evaluation.features import Extraction, Reading
 from mezzotint.evaluation.measurement import Measurement
+from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import (
     OWN,
     Baselines,
@@ -36,6 +37,7 @@ def evaluate(
     model: Encoder | None = None,
     clips: int = 1,
     crops: int = 1,
+    input_bits: Sequence[int] = (),
 ) -> Evaluation:
     """Measure an encoder as its recipe says, and write `evaluation.json` and `baselines.json`.
 
@@ -54,6 +56,8 @@ def evaluate(
         model: the network of a run that trained a class of your own, made as for training.
         clips: clips per video; features are averaged.
         crops: crops along the longer side of each image or frame; features are averaged.
+        input_bits: bits to which inputs are quantized too, for the input-bit curve; see
+            `mezzotint.evaluation.bits.input_bit_rows`.
 
     With several processes, all call it together; they divide the samples, and the main one writes.
 
@@ -61,7 +65,9 @@ def evaluate(
         ValueError: when the directory is not a finished run, or the file holds no encoder; for
             clips or crops of data without them, or at low bits.
     """
-    return measure_run(run, overrides, data=data, model=model, clips=clips, crops=crops)[0]
+    return measure_run(
+        run, overrides, data=data, model=model, clips=clips, crops=crops, input_bits=input_bits
+    )[0]
 
 
 def measure_run(
@@ -72,6 +78,7 @@ def measure_run(
     model: Encoder | None = None,
     clips: int = 1,
     crops: int = 1,
+    input_bits: Sequence[int] = (),
 ) -> tuple[Evaluation, dict[str, Extraction]]:
     """Do what `evaluate` does, and return the features too, which the report shows.
 
@@ -82,6 +89,8 @@ def measure_run(
     folder = results_directory(run)
     measured = subject(run, data, overrides, model=model)
     settings, source = measured.settings, measured.data
+    if input_bits:  # refused before hours of work
+        check_input_bits(measured.encoder.input, input_bits)
     if (clips, crops) != (1, 1):
         _require_fp32(settings, clips, crops)
         source = source.multi_crop(clips, crops)
@@ -97,6 +106,7 @@ def measure_run(
         probes=settings.probes,
         seeds=settings.seeds,
     )
+    evaluation.rows.extend(_input_curve(measurement, evaluation, input_bits, settings))
     compared = None
     features = {OWN: measurement.features}
     if settings.baselines:
@@ -121,6 +131,16 @@ def measure_run(
     usual = network == ("online", "backbone") and (clips, crops) == (1, 1)
     of_run = usual and data is None and model is None and not overrides
     return evaluation, features if of_run else {}
+
+
+def _input_curve(
+    measurement: Measurement, own: Evaluation, bits: Sequence[int], settings: Evaluate
+) -> list[Row]:
+    """Measure the encoder on inputs of some bits; nothing without any."""
+    if not bits:
+        return []
+    probes, seeds = settings.probes, settings.seeds
+    return input_bit_rows(measurement, own.rows, bits, probes=probes, seeds=seeds)
 
 
 def _changes(
