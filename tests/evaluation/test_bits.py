@@ -8,8 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source, Task
-from mezzotint.evaluation.bits import evaluate_bits, knn_overlap
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation.bits import (
+    QuantizedInput,
+    check_input_bits,
+    evaluate_bits,
+    input_bit_rows,
+    knn_overlap,
+)
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
 from mezzotint.evaluation.features import Extraction, extract
 from mezzotint.evaluation.knn import KNN
@@ -21,7 +29,7 @@ from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.evaluation.suite import evaluate_encoder
 from mezzotint.quant.bitwidth import FP32, Bits, calibrate
 from mezzotint.quant.convert import make_encoder_quantizable
-from mezzotint.types import Features
+from mezzotint.types import Features, Input
 from tests.evaluation.stripes import COUNT, INPUT, Broken, Net, Stripes, of, quick, values
 
 
@@ -284,3 +292,81 @@ def test_few_samples_have_fewer_neighbors() -> None:
     x = torch.randn(4, 5, generator=g)
     assert str(knn_overlap(extraction(x), extraction(-x)).protocol) == "neighbors/1 k=3 samples=4"
     assert knn_overlap(extraction(x[:1]), extraction(x[:1])).value == 1.0
+
+
+class Flat(Encoder, abstract=True):
+    """The input itself as features."""
+
+    def __init__(self, input: Input) -> None:
+        super().__init__(input, int(np.prod(input.shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+class Deep(InMemory):
+    """16-bit images of which the class is in the low 6 bits, or rows of a table with it."""
+
+    def __init__(self, *, table: bool = False) -> None:
+        rng = np.random.default_rng(0)
+        self.labels, self.ids = np.arange(80) % 2, "deep"
+        stored = 1024 + rng.integers(0, 32, (80, 2, 4, 4)) + 32 * self.labels[:, None, None, None]
+        x = torch.from_numpy(stored / 65535.0).float()
+        self.images = x.flatten(1) if table else x
+        size = self.images.shape[1]
+        self.input = Input(
+            tuple(self.images.shape[1:]), (0.02,) * size, (0.01,) * size,
+            "table" if table else "image", dtype="" if table else "uint16", bits=0 if table else 16,
+        )  # fmt: skip
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        rows = np.arange(80)
+        return self, [Task("low/half", "classify", self.labels, rows[:40], rows[40:], ("a", "b"))]
+
+
+def test_the_input_is_rounded_to_levels_of_its_range() -> None:
+    input = Input((2, 8, 16), (0.3, 0.6), (0.2, 0.1))
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 2, 8, 16)
+    x = input.prepare(pixels)
+    low, high = (input.normalize(torch.full((1, 2, 8, 16), end))[0, :, 0, 0] for end in (0.0, 1.0))
+    for bits in (1, 2, 3, 8, 16):
+        found = QuantizedInput(Flat(input), low, high, bits)(x).view(1, 2, 8, 16)
+        levels = 2**bits - 1
+        expected = np.round(pixels.numpy() / 255.0 * levels) / levels
+        mean, std = (np.array(v)[:, None, None] for v in (input.mean, input.std))
+        np.testing.assert_allclose(found.numpy(), (expected - mean) / std, atol=2e-5)
+        if bits >= 8:  # 8 bits are among the levels of 8 and 16
+            torch.testing.assert_close(found, x, atol=2e-5, rtol=0)
+    outside = QuantizedInput(Flat(input), low, high, 4)(x + 100.0).view(1, 2, -1)
+    torch.testing.assert_close(outside[0], high[:, None].expand(2, 128), atol=1e-4, rtol=0)
+
+
+def test_a_class_in_the_low_bits_is_lost_where_they_are() -> None:
+    source = Deep()
+    measurement = Measurement(Flat(source.input), source)
+    full = evaluate_encoder(measurement, probes=[Linear()], seeds=1).rows
+    rows = input_bit_rows(measurement, full, [8, 16, 12], probes=[Linear()], seeds=1)
+    top1 = {row.protocol.input_bits: row.value for row in rows if row.metric == "low/half/top1"}
+    assert list(top1) == [16, 12, 8] and top1[16] == 1.0 and top1[8] == 0.5
+    assert top1[12] > 0.9  # steps of 16 levels still tell 32 apart
+    lost = {r.protocol.input_bits: r.value for r in rows if r.metric == "low/half/lost"}
+    assert lost == {16: 0.0, 12: pytest.approx(1.0 - top1[12]), 8: 0.5}
+    assert "input_bits=8; linear" in str(rows[-1].protocol) and len(set(rows)) == len(rows)
+
+
+def test_the_range_of_other_samples_is_measured_where_no_task_tests() -> None:
+    """A table uses 64 of 65,536 levels: 8 bits over its own range keep the class."""
+    source = Deep(table=True)
+    measurement = Measurement(Flat(source.input), source)
+    rows = input_bit_rows(measurement, [], [8, 1], probes=[Linear()], seeds=1)
+    top1 = {r.protocol.input_bits: r.value for r in rows if r.metric == "low/half/top1"}
+    assert top1[8] == 1.0 and top1[1] == 1.0  # the class is the upper half of the range
+
+
+def test_what_has_no_range_and_bits_out_of_range_are_refused() -> None:
+    tokens = Input((8,), (), (), "tokens", 20)
+    with pytest.raises(ValueError, match="tokens hold token ids, which have none. Leave it out"):
+        check_input_bits(tokens, [8])
+    for bits, got in (([0, 8], "0"), ([25], "25"), ([], "none")):
+        with pytest.raises(ValueError, match=f"whole numbers of 1 to 24, got {got}. Try --input"):
+            check_input_bits(INPUT, bits)

@@ -25,6 +25,7 @@ from mezzotint.evaluation.results import (
     paired,
     read_baselines,
     read_evaluation,
+    read_input_bits,
     student,
     wilson,
     write_evaluation,
@@ -52,6 +53,17 @@ def test_a_value_that_is_not_a_number_is_null(tmp_path: Path) -> None:
     assert "NaN" not in text and "Infinity" not in text
     assert all(math.isnan(r.value) for r in read_evaluation(tmp_path))
     assert read_baselines(tmp_path) == Baselines()
+
+
+def test_rows_of_input_bits_are_kept_apart_and_stay_when_others_are_measured(
+    tmp_path: Path,
+) -> None:
+    plain, low = row(0.9), row(0.6).with_protocol(input_bits=4)
+    add_evaluation(tmp_path, Evaluation([plain, low], ""), None, "same")
+    assert read_evaluation(tmp_path) == [plain] and read_input_bits(tmp_path) == [low]
+    again = row(0.8)
+    add_evaluation(tmp_path, Evaluation([again], ""), None, "same")
+    assert read_evaluation(tmp_path) == [again] and read_input_bits(tmp_path) == [low]
 
 
 def test_files_of_another_version_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import PTQ, Protocol, PTQMethod
 from mezzotint.evaluation.results import interval, paired
 from mezzotint.quant.bitwidth import FP32, Bits
-from mezzotint.report.bits import bits_section, probe_lines
+from mezzotint.report.bits import bits_section, inputs_section, probe_lines
 from mezzotint.report.page import write_report
 
 MakeRun = Callable[..., Path]
@@ -230,3 +230,27 @@ def test_the_page_holds_the_section_and_the_float_table_stays_float(
         match="`--compare` must name evaluated runs, and .*nowhere` has no evaluation.json",
     ):
         write_report(run, [tmp_path / "nowhere"])
+
+
+def test_the_input_bit_curve_has_stored_values_bits_and_paired_differences() -> None:
+    full = [row("knn", 0.9), row("knn", 0.7, (4, 4), how="min_max")]
+    low = [
+        row("knn", value).with_protocol(input_bits=bits)
+        for bits, value in ((16, 0.9), (4, 0.6), (8, 0.8))
+    ]
+    sides = [
+        replace(r, metric=f"label/holdout/{name}", value=value)
+        for r, lost in zip(low, (0.0, 0.35, 0.1), strict=True)
+        for name, value in (("lost", lost), ("gained", 0.05 * (lost == 0.35)))
+    ]
+    assert inputs_section(full, []) is None
+    section = inputs_section(full, [*low, *sides], first=3)
+    assert section is not None and section["configs"] == ["16", "8", "4"]
+    (chart,) = section["charts"]
+    assert [tick.text for tick in chart["x_ticks"]] == ["stored", "16", "8", "4"]
+    assert chart["summary"] == "stored 0.900, lowest 0.600 at 4 bits"
+    assert chart["lines"][0]["band"] and chart["lines"][0]["level"] is not None
+    (entry,) = section["table"]
+    low_end, high_end = paired(0.05, 0.35, 100)
+    half = (high_end - low_end) / 2
+    assert entry["stored"] == "0.900" and entry["cells"][2] == ("0.600", f"−0.300 ± {half:.3f}")

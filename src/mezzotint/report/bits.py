@@ -85,7 +85,7 @@ class Line:
     @property
     def stroke(self) -> str:
         """Dash pattern in SVG."""
-        return _STROKES.get(self.ptq, "2 2")
+        return "" if self.reference == STORED else _STROKES.get(self.ptq, "2 2")
 
 
 @dataclass(frozen=True)
@@ -271,10 +271,12 @@ def _band(points: Sequence[tuple[float, float, float]]) -> str:
 
 def _summary(line: Line) -> str:
     worst = min(line.values, key=lambda bits: line.values[bits].mean)
-    lowest = f"lowest {score(line.values[worst].mean)} at {worst}"
+    unit = " bits" if isinstance(worst, str) and worst != STORED else ""
+    lowest = f"lowest {score(line.values[worst].mean)} at {worst}{unit}"
     if line.reference not in line.values:
         return lowest
-    return f"{line.ptq}: {line.reference} {score(line.values[line.reference].mean)}, {lowest}"
+    name = f"{line.ptq}: " if line.ptq else ""
+    return f"{name}{line.reference} {score(line.values[line.reference].mean)}, {lowest}"
 
 
 def _tooltip(probe: ProbeLines, bits: Config) -> str:
@@ -329,7 +331,7 @@ def inputs_section(
             continue
         lost, gained = (groups.get((task, probe, setting, side), {}) for side in _CHANGES)
         line = Line(
-            "", "input", 0,
+            "", "", 0,
             {config: interval(own) for config, own in values.items()},
             {config: change(lost[config], gained[config]) for config in lost},
             STORED,
