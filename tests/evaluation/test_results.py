@@ -17,6 +17,7 @@ from mezzotint.evaluation.results import (
     Baselines,
     Evaluation,
     Interval,
+    add_evaluation,
     change,
     difference,
     interval,
