@@ -91,7 +91,12 @@ class Curvature:
         if penalty not in self._inverses:  # kept: each seed's path tries the same penalties
             shifted = self.hessian.clone()
             shifted.diagonal().add_(penalty)
-            self._inverses[penalty] = torch.cholesky_inverse(torch.linalg.cholesky(shifted))
+            factor, failed = torch.linalg.cholesky_ex(shifted)
+            if int(failed):  # features of low rank and a small penalty: rounding made it indefinite
+                rounding = 4.0 * torch.finfo(shifted.dtype).eps
+                shifted.diagonal().add_(rounding * shifted.diagonal().sum())
+                factor = torch.linalg.cholesky(shifted)
+            self._inverses[penalty] = torch.cholesky_inverse(factor)
         inverse = self._inverses[penalty]
 
         def apply(gradient: Tensor) -> Tensor:
