@@ -62,7 +62,7 @@ def evaluate(
     bits, arguments = _input_bits(input_bits, list(arguments or ()))
     name, overrides = data_of(arguments)
     mode = "json" if as_json else "quiet" if quiet or not dist.launched_as_main() else "bar"
-    options = {"data": name, "clips": clips, "crops": crops, "input_bits": bits}
+    options: dict[str, Any] = {"data": name, "clips": clips, "crops": crops, "input_bits": bits}
     with dist.process_group(torch.device("cpu")):
         evaluate_run(run, mode, overrides, **options)
 

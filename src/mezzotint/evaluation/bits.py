@@ -258,6 +258,9 @@ class QuantizedInput(Encoder, abstract=True):
         bits: bits of the input; 2^bits levels.
     """
 
+    low: Tensor
+    high: Tensor
+
     def __init__(self, encoder: Encoder, low: Tensor, high: Tensor, bits: int) -> None:
         super().__init__(encoder.input, encoder.dim)
         self.encoder, self.levels = encoder, 2**bits - 1

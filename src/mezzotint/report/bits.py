@@ -292,7 +292,7 @@ def _tooltip(probe: ProbeLines, bits: Config) -> str:
     return f"{bits}: " + "; ".join(f"{name} {value}".strip() for name, value in parts.items())
 
 
-def _table(probe: ProbeLines, run: str, configs: Sequence[Bits]) -> list[dict[str, Any]]:
+def _table(probe: ProbeLines, run: str, configs: Sequence[Config]) -> list[dict[str, Any]]:
     """Make a row for each PTQ: the fp32 value, then value and difference at each bit config."""
     rows = []
     for line in probe.lines:
