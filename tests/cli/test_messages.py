@@ -88,6 +88,7 @@ def make_files() -> None:
     parquet.write_table(pa.table({"a": [b"hello"], "b": [b"x"]}), "bytes.parquet")
     Path("broken.parquet").write_bytes(b"PAR1")
     np.savez("wide.npz", x=np.full((4, 3, 8, 8), 7.0, np.float32))
+    np.savez("five.npz", x=rng.random((40, 5, 32, 32), dtype=np.float32))
     np.savez("pickle.npz", x=np.array([{"a": 1}], dtype=object))
     np.savez("two.npz", a=np.zeros((4, 8, 3)), b=np.zeros((4, 8, 3)))
     np.savez("few.npz", x=np.full((2, 3, 3), np.nan))

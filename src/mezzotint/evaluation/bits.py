@@ -258,6 +258,7 @@ class QuantizedInput(Encoder, abstract=True):
         bits: bits of the input; 2^bits levels.
     """
 
+    encoder: Encoder
     low: Tensor
     high: Tensor
 
