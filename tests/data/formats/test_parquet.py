@@ -179,6 +179,13 @@ def test_the_only_class_label_is_the_label_and_two_are_named() -> None:
     assert (one.samples, one.label, one.classes, one.note) == ("img", "fine", ("cat", "dog"), "")
 
 
+def test_other_columns_that_may_be_the_label_are_named() -> None:
+    columns = {"img": pa.binary(), "species": pa.string(), "patient_id": pa.int64()}
+    chosen = choose_columns(pa.schema({**columns, "size": pa.float64()}), "x", None, "label")
+    assert chosen.note == "no column `label`: data.label may name species"
+    assert choose_columns(pa.schema(columns), "x", None, None).note == ""
+
+
 @pytest.mark.slow  # `datasets` takes seconds to import
 def test_the_library_itself_writes_what_is_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")

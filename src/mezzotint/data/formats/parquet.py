@@ -226,6 +226,9 @@ def choose_columns(schema: Any, path: str, column: str | None, label: str | None
             )
         label, note = None, f"no labels: the column {label} has {kind}"
     who = column_of_groups(name for name in names if name != label)
+    usable = [n for n in names if n != who and _is_class(schema.field(n).type)]
+    if label is None and wanted == _LABEL and usable and not note:
+        note = f"no column `label`: data.label may name {' or '.join(usable[:4])}"
     if SPLIT_COLUMN in names:
         note = "; ".join([*filter(None, [note]), "splits are files, not the column `split`"])
     return Chosen(column or encoded[0], label, who, classes.get(label or "", ()), note)
