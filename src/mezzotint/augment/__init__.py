@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from mezzotint.augment.video import PerFrame as PerFrame
     from mezzotint.augment.video import RandomClip as RandomClip
     from mezzotint.augment.video import RandomErasing as RandomErasing
+    from mezzotint.augment.views import CleanTarget as CleanTarget
     from mezzotint.augment.views import Transformed as Transformed
     from mezzotint.augment.views import ViewContext as ViewContext
     from mezzotint.augment.views import ViewGenerator as ViewGenerator
