@@ -25,6 +25,31 @@ def test_default_patches_are_of_16_pixels() -> None:
     assert patches.grid == (2, 3) and patches.num_values == 3 * 16 * 16
 
 
+def test_pictures_of_other_channels_show_three_and_say_which() -> None:
+    given = {"dtype": "uint16", "bits": 16}
+
+    def of(count: int, *names: str) -> Input:
+        stats, ends = (0.5,) * count, ((0.0, 9.0),) * count
+        return Input((count, 8, 8), stats, stats, channels=names, range=ends, **given)
+
+    x = torch.rand(4, 8, 8)
+    modality = modality_of(INPUT)
+    for input, shown, colors in (
+        (of(4), [0, 1, 2], "channel 0, channel 1, channel 2"),
+        (of(4, "blue", "green", "red", "near IR"), [2, 1, 0], "red, green, blue"),
+        (of(2), [0, 1, 0], "channel 0, channel 1, channel 0"),
+    ):
+        count = input.shape[0]
+        assert torch.equal(modality.picture(x[:count], input), x[:count][shown])
+        assert modality.picture_note(input) == (
+            f"Pictures show {colors} as red, green, blue, with values by the range that became "
+            "0 … 1."
+        )
+    assert torch.equal(modality.picture(x[:1], of(1)), x[:1])
+    assert modality.picture_note(of(1)) == "Pictures show values by the range that became 0 … 1."
+    assert modality.picture_note(INPUT) == ""
+
+
 def test_an_image_is_its_own_picture() -> None:
     x = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
     modality = modality_of(INPUT)

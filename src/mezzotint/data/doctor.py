@@ -11,14 +11,21 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mezzotint.data.image.decode import MAX_PIXELS
 from mezzotint.data.image.doctor import Report, examine_folder, finding, shown_counts
-from mezzotint.data.listing.folder import EXTENSIONS, PACKED, extension_of, packed_suffix, scan
+from mezzotint.data.listing.folder import (
+    EXTENSIONS,
+    PACKED,
+    detection_set_at,
+    extension_of,
+    packed_suffix,
+    scan,
+)
 
 if TYPE_CHECKING:
     from mezzotint.data.detection.doctor import DetectionReport
@@ -58,6 +65,8 @@ class SourceReport:
         contradictions: groups of samples with the same values, in more than one class.
         unknown_classes: classes that are scored, and have no training sample.
         constant: samples whose values are all equal, such as silence.
+        channels: values and bits of each channel of native images, a line each.
+        problems: channels that are constant or the same, and ranges that images do not fill.
     """
 
     root: str
@@ -74,6 +83,8 @@ class SourceReport:
     contradictions: list[list[str]] = field(default_factory=list)
     unknown_classes: list[str] = field(default_factory=list)
     constant: list[str] = field(default_factory=list)
+    channels: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -84,6 +95,7 @@ class SourceReport:
             or self.contradictions
             or self.unknown_classes
             or self.says_nothing
+            or any(line.startswith("value range") for line in self.problems)
         )
 
     @property
@@ -102,7 +114,7 @@ class SourceReport:
         if self.values is not None:
             low, mean, high = (f"{value:.4g}" for value in self.values)
             yield f"  samples of {shape}; values {low} … {mean} … {high} (least, mean, most)"
-        yield from (f"  {line}" for line in self.columns)
+        yield from (f"  {line}" for line in (*self.columns, *self.channels, *self.problems))
         if len(self.classes) > 1:
             yield f"  in each class: {shown_counts(self.classes)}"
         yield from finding("unreadable", [f"{name}: {reason}" for name, reason in self.unreadable])
@@ -140,13 +152,15 @@ def examine(
     Raises:
         ValueError: when there is no such data, or nobody can tell what it is.
     """
+    from mezzotint.recipe.signatures import index
+
     root = os.fspath(root)
     named = any(text.removeprefix("data.").startswith("kind=") for text in overrides)
     detection = None if named else detection_set_at(root)
     if detection is not None:
         overrides = [f"kind={detection['kind']}", *overrides]
     kind, given = _given(root, overrides)
-    if kind in _detection_kinds():
+    if kind in index().members("DetectionSource"):
         return _examined_detection(root, kind, given, progress)
     if kind == "image_folder" and all(text.startswith("data.kind=") for text in given):
         return examine_folder(root, workers=workers, max_pixels=max_pixels, progress=progress)
@@ -157,13 +171,9 @@ def _given(root: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     """Return the kind of source that reads a path, and its keys as overrides of a recipe."""
     given = [text if text.startswith("data.") else f"data.{text}" for text in overrides]
     kinds = [text.partition("=")[2] for text in given if text.startswith("data.kind=")]
+    if not kinds and any(text.startswith("data.reader") for text in given):
+        kinds = ["image_folder"]
     return kinds[-1] if kinds else kind_of(root), given
-
-
-def _detection_kinds() -> Collection[str]:
-    from mezzotint.recipe.signatures import index
-
-    return index().members("DetectionSource")
 
 
 def _examined_detection(
@@ -182,22 +192,6 @@ def _examined_detection(
     data = apply_overrides({"data": section}, overrides)["data"]
     source = construct(resolve(data, "DetectionSource", "data"), "DetectionSource", {})
     return examine_detection(source, root, kind, progress)
-
-
-def detection_set_at(path: str) -> dict[str, Any] | None:
-    """Return the section `data` of a folder in COCO's or VOC's layout; `None` for other folders."""
-    root = Path(path)
-    instances = [root / f"annotations/instances_{part}2017.json" for part in ("train", "val")]
-    if all(file.is_file() for file in instances):
-        return {"kind": "coco_folder", "root": path}
-    years = sorted(f"{folder.parent.name}/" for folder in root.glob("VOC*/Annotations"))
-    for prefix in ("", *years):
-        base = root / prefix
-        lists = [base / "ImageSets" / "Main" / f"{part}.txt" for part in ("trainval", "test")]
-        if (base / "Annotations").is_dir() and all(file.is_file() for file in lists):
-            named = {"train": [f"{prefix}trainval"], "test": [f"{prefix}test"]}
-            return {"kind": "voc_folder", "root": path, **named}
-    return None
 
 
 def kind_of(path: str) -> str:
@@ -242,9 +236,10 @@ def _kind_of_folder(path: str) -> str:
     if not counts[first]:
         files = Counter(extension_of(name) or "no suffix" for name in listing.others)
         seen = ", ".join(f"{n} {suffix}" for suffix, n in files.most_common(3)) or "no files"
+        native = " DICOM is read by data.reader=native." * bool({".dcm", "no suffix"} & {*files})
         raise ValueError(
-            f"`{path}` has no images, sounds, videos, point clouds or texts (found: {seen}). "
-            "Check the path, or name one file, such as a .csv or .npz."
+            f"`{path}` has no images, sounds, videos, point clouds or texts (found: {seen})."
+            f"{native} Check the path, or name one file, such as a .csv or .npz."
         )
     if others and counts[others[0]] > _MINOR * counts[first]:
         from mezzotint.modality.modality import modality_of
@@ -324,6 +319,8 @@ def examine_source(
     progress: Callable[[int, int], None] | None = None,
 ) -> SourceReport:
     """Read every sample of a source, training and test, and report what is found."""
+    from mezzotint.data.image.folder import ImageFolder
+    from mezzotint.data.image.losses import examine_channels
     from mezzotint.data.source import first_classification
     from mezzotint.types import Unreadable
 
@@ -350,6 +347,9 @@ def examine_source(
         if progress is not None:
             progress(index + 1, len(samples))
     report.values = [low, total / count, high] if count else None
+    if isinstance(samples, ImageFolder) and samples.reader is not None:
+        where = (samples.root, list(map(samples.id_of, range(len(samples)))), samples.max_pixels)
+        report.channels, report.problems = examine_channels(samples.reader, samples.input, *where)
     groups = _groups(samples, root, list(same.values()))
     _compare(report, samples, first_classification(tasks), groups)
     return report

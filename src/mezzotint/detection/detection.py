@@ -203,6 +203,11 @@ def build(what: Transfer, seed: int, variant: str, source: DetectionSource) -> D
     """Build the network of one run; its new parts are the same for both variants of a seed."""
     with torch.random.fork_rng(devices=[]):
         encoder: Encoder = load_encoder(what.encoder)
+        if encoder.input.range:
+            raise ValueError(
+                f"`{what.encoder}` takes {encoder.input.dtype} images that are mapped by a range, "
+                "and detection sets are 8-bit RGB. Choose an encoder of 8-bit RGB."
+            )
         if variant == _UNTRAINED:
             torch.manual_seed(key_of("untrained", seed))
             config = {

@@ -89,6 +89,11 @@ def write_detectron2(encoder: Encoder, path: str | Path) -> list[Path]:
             f"{file.name!r}. "
             "Change --out."
         )
+    if encoder.input.range:
+        raise ValueError(
+            f"The encoder takes {encoder.input.dtype} images that are mapped by a range, and "
+            "detectron2 reads 8 bits. Give an encoder of 8-bit RGB."
+        )
     network = require_resnet(encoder, "detectron2")
     if getattr(encoder, "quantization", None) is not None:
         raise ValueError(

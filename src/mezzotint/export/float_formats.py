@@ -177,6 +177,7 @@ def write_timm(encoder: Encoder, folder: Path) -> tuple[Path, ...]:
             "interpolation": str(samples.get("resize", "bilinear")).partition(",")[0],
             "fixed_input_size": False,
         },
+        "input": encoder.input.described(),
         "mezzotint": __version__,
     }
     write_json(config, description)

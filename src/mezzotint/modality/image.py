@@ -145,4 +145,25 @@ class ImageModality(Modality):
         return image_statistics(x)
 
     def picture(self, x: Tensor, input: "Input") -> Tensor:
-        return x
+        """Show gray and RGB as they are, and other channels as `composite` says."""
+        shown = self.composite(input)
+        return x[list(shown)] if shown else x
+
+    def composite(self, input: "Input") -> tuple[int, ...]:
+        """Return the channels that pictures show as red, green and blue; empty for all as they are.
+
+        They are those of these names, or the first and the second of two (as magenta and green), or
+        the first three.
+        """
+        names = [name.lower() for name in input.channels]
+        if {"red", "green", "blue"} <= set(names):
+            return tuple(map(names.index, ("red", "green", "blue")))
+        return {1: (), 2: (0, 1, 0), 3: ()}.get(input.shape[0], (0, 1, 2))
+
+    def picture_note(self, input: "Input") -> str:
+        shown = self.composite(input)
+        names = input.channels or [f"channel {index}" for index in range(input.shape[0])]
+        colors = f" show {', '.join(names[i] for i in shown)} as red, green, blue" if shown else ""
+        mapped = "values by the range that became 0 … 1" if input.range else ""
+        joined = f"{colors}{',' * bool(colors)} {'with' if colors else 'show'} {mapped}"
+        return f"Pictures{joined if mapped else colors}." if colors or mapped else ""

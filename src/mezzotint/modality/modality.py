@@ -169,6 +169,10 @@ class Modality(ABC):
         """
         self.no_picture()
 
+    def picture_note(self, input: "Input") -> str:
+        """Say what `picture` shows, where a picture does not show all of a sample; else nothing."""
+        return ""
+
     def no_picture(self) -> NoReturn:
         """Refuse to draw samples of this modality.
 

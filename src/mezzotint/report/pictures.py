@@ -50,7 +50,8 @@ def picture(x: Tensor, alt: str, *, most: int = 128) -> Picture:
 
     Args:
         x: image `[C, H, W]`, uint8, or float in [0, 1] (clipped, NaN is black). One channel is
-            gray, three are RGB; for other numbers the mean is shown.
+            gray, three are RGB; for other numbers the mean is shown, unless the modality chose
+            three.
         alt: alternative text.
         most: largest side in pixels; larger images are scaled down.
     """
@@ -128,8 +129,9 @@ def drawable(source: Source) -> bool:
 
 
 def credit(source: Source) -> str:
-    """Return the attribution of the samples, or an empty string."""
-    return source.credit
+    """Return the attribution of the samples and what their pictures show, or an empty string."""
+    note = modality_of(source.input).picture_note(source.input)
+    return " ".join(text for text in (source.credit, note) if text)
 
 
 def plate(samples: Sequence[Tensor], columns: int) -> Picture:

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from mezzotint.cli import app
 from mezzotint.data.detection.doctor import DetectionReport
 from mezzotint.data.detection.voc import VOCFolder
-from mezzotint.data.doctor import detection_set_at, examine
+from mezzotint.data.doctor import examine
 from mezzotint.data.image.doctor import Report
+from mezzotint.data.listing.folder import detection_set_at
 from mezzotint.types import Unreadable
 from tests.data.detection.test_coco import coco, write
 

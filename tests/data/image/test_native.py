@@ -13,8 +13,13 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from PIL import Image
 
+from mezzotint.data.doctor import SourceReport, examine
 from mezzotint.data.image.folder import CROP_FRACTION, ImageFolder
 from mezzotint.data.image.native import Native
+from mezzotint.data.open import open_source
+from mezzotint.detection.detectron2 import write_detectron2
+from mezzotint.encoders.resnet import resnet8
+from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.types import Crop, Unreadable
 from tests.data.image.stored import png16, write_dicom
@@ -238,3 +243,46 @@ def test_a_constant_channel_has_std_1_and_a_zarr_is_one_file(tmp_path: Path) -> 
     assert source.id_of(0) == "a.zarr" and source.input.std[0] == 1.0
     assert opened(tmp_path / "a.zarr").input == source.input
     assert source.fingerprint() and torch.isfinite(source.read(0)["x"]).all()
+
+
+def test_the_doctor_on_bits_ranges_constant_and_equal_channels(tmp_path: Path) -> None:
+    for number in range(3):
+        first = RNG.integers(0, 1024, (12, 12)).astype(np.uint16) * 4
+        first[0, 0] = 4092
+        values = np.stack([first, first, np.full_like(first, 7)], axis=2)
+        tiff(tmp_path / f"{number}.tif", values, planarconfig="contig")
+    (tmp_path / "broken.tif").write_bytes(b"x")
+    report = examine(tmp_path, overrides=["reader=native", "size=8"])
+    assert isinstance(report, SourceReport) and not report.ok
+    assert report.channels[0].endswith(" … 4,092, 12 of 16 bits used, the lowest 2 are always 0")
+    assert report.channels[2] == "channel 2: 7 … 7, 3 of 16 bits used"
+    assert report.problems[:2] == [
+        "channel 2 has one value in all images",
+        "channel 0 and channel 1 are the same",
+    ]
+    assert report.problems[2].startswith("value range: channel 0 reaches 4,092 of 65,535")
+    assert [name for name, _ in report.unreadable] == ["broken.tif"]
+    fitted = examine(tmp_path, overrides=["reader={kind: native, range: [0, 2000]}", "size=8"])
+    assert isinstance(fitted, SourceReport)
+    assert "outside of the range" in fitted.channels[0] and fitted.problems == report.problems[:2]
+
+
+def test_the_range_of_training_is_kept_and_never_fitted_again(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", count=8)
+    encoder = resnet8(source.input, width=4)
+    save_encoder(encoder, tmp_path / "encoder", source=source)
+    kept = load_encoder(tmp_path / "encoder")
+    assert kept.input == source.input
+    folder(tmp_path / "b", high=1000)
+    other = open_source(str(tmp_path / "b"), kept.input, kept.preprocessing)
+    assert other.input.range == source.input.range and other.input.mean == source.input.mean
+    message = r"is mapped to \[0, 1\] by the range .* but the encoder was trained with the range"
+    with pytest.raises(ValueError, match=message):
+        open_source(
+            str(tmp_path / "b"),
+            kept.input,
+            kept.preprocessing,
+            overrides=["data.reader.range=[0, 9]"],
+        )
+    with pytest.raises(ValueError, match="detectron2 reads 8 bits"):
+        write_detectron2(kept, tmp_path / "x.pkl")

@@ -1,18 +1,25 @@
-"""What is lost when an image becomes 8-bit RGB: bits, bands and pages, found without training.
+"""What is lost when an image becomes 8-bit RGB, and which bits and channels it has.
 
 Sources read a few files of a folder and say it before the first step; the doctor reads all files.
 This module needs no torch.
 """
 
+import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from mezzotint.data.image.decode import Undecodable, has_alpha, open_image
+
+if TYPE_CHECKING:
+    from mezzotint.data.image.native import Native
+    from mezzotint.types import Input
 
 _SAMPLED = 64  # files that a source looks into
 _DECODED = 8  # deep files that are decoded among them
@@ -111,3 +118,103 @@ def lines_on(losses: Iterable[Loss], start: str = "") -> list[str]:
             "data.reader.range=percentiles"
         )
     return lines
+
+
+@dataclass
+class _Channel:
+    """Values of one channel of all images."""
+
+    low: float = float("inf")
+    high: float = float("-inf")
+    ones: int = 0  # bits that are set in any value, counted from the least value of the type
+    clipped: int = 0
+    empty: int = 0
+    count: int = 0
+    content: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+
+    def add(
+        self,
+        values: npt.NDArray[Any],
+        ends: tuple[float, float],
+        bounds: tuple[float, float] | None,
+        nodata: float | None,
+    ) -> None:
+        """Count the values of one image."""
+        known = np.isfinite(values) if nodata is None else np.isfinite(values) & (values != nodata)
+        self.content.update(np.ascontiguousarray(values).tobytes())
+        self.count += values.size
+        self.empty += int(values.size - np.count_nonzero(known))
+        values = values[known]
+        if not values.size:
+            return
+        self.low, self.high = min(self.low, values.min()), max(self.high, values.max())
+        self.clipped += int(np.count_nonzero((values < ends[0]) | (values > ends[1])))
+        if values.dtype.kind in "iu" and bounds is not None:
+            self.ones |= int(np.bitwise_or.reduce(values.astype(np.int64) - int(bounds[0])))
+
+
+def examine_channels(
+    reader: "Native", input: "Input", root: str, ids: Sequence[str], max_pixels: int
+) -> tuple[list[str], list[str]]:
+    """Describe each channel of native images, and say what is wrong with them.
+
+    Args:
+        reader: that reads them.
+        input: their range, bits and names.
+        root: folder of the images.
+        ids: of the images; those that cannot be read are left out.
+        max_pixels: most pixels that an image may have.
+    """
+    channels = [_Channel() for _ in input.range]
+    for id in ids:
+        path, number = reader.split(id)
+        try:
+            with reader.open(os.path.join(root, path), max_pixels) as stored:
+                values = stored.read(number, (0, 0, stored.size("H"), stored.size("W")))
+                values = reader.picked(values)
+                bounds, nodata = stored.bounds, stored.nodata
+        except Undecodable:
+            continue
+        if values.shape[2] == len(channels):
+            for index, channel in enumerate(channels):
+                channel.add(values[..., index], input.range[index], bounds, nodata)
+    names = [
+        input.channels[index] if input.channels else f"channel {index}"
+        for index in range(len(channels))
+    ]
+    lines = [_line(name, c, input.bits) for name, c in zip(names, channels, strict=True)]
+    return lines, _problems(names, channels, input)
+
+
+def _line(name: str, channel: _Channel, bits: int) -> str:
+    """Describe the values of a channel."""
+    if channel.low > channel.high:
+        return f"{name}: no data"
+    text = f"{name}: {channel.low:,g} … {channel.high:,g}"
+    if bits and channel.ones:
+        text += f", {channel.ones.bit_length()} of {bits} bits used"
+        zeros = (channel.ones & -channel.ones).bit_length() - 1
+        text += f", the lowest {zeros} are always 0" if zeros else ""
+    for count, what in ((channel.clipped, "outside of the range"), (channel.empty, "without data")):
+        text += f", {count / channel.count:.2%} {what}" if count else ""
+    return text
+
+
+def _problems(names: Sequence[str], channels: Sequence[_Channel], input: "Input") -> list[str]:
+    """Name channels that are constant, equal, or far from filling their range."""
+    found = [
+        f"{name} has one value in all images"
+        for name, channel in zip(names, channels, strict=True)
+        if channel.low == channel.high
+    ]
+    same: dict[bytes, list[str]] = defaultdict(list)
+    for name, channel in zip(names, channels, strict=True):
+        same[channel.content.digest()].append(name)
+    found += [f"{' and '.join(equal)} are the same" for equal in same.values() if len(equal) > 1]
+    for name, channel, (low, high) in zip(names, channels, input.range, strict=True):
+        if low < channel.high <= low + (high - low) / 4 and channel.high > channel.low:
+            found.append(
+                f"value range: {name} reaches {channel.high:,g} of {high:,g}, and becomes dark; "
+                "set data.reader.range=percentiles"
+            )
+    return found

@@ -241,6 +241,12 @@ class Native(Component):
                 "unsupported", f"{stored.dtype} values, and other files have {self.input.dtype}"
             )
 
+    def picked(self, values: Values) -> Values:
+        """Return the chosen channels of `[height, width, C]`."""
+        if self.channels is None:
+            return values
+        return values[..., self._picked(range(values.shape[2]))]
+
     def _picked(self, found: Sequence[Any]) -> list[Any]:
         """Return the entries of the chosen channels."""
         if self.channels is None:
@@ -272,8 +278,7 @@ class Native(Component):
 
         Integers of more than 16 bits, and doubles, need float64.
         """
-        if self.channels is not None:
-            values = values[..., self._picked(range(values.shape[2]))]
+        values = self.picked(values)
         kind = values.dtype.kind
         large = values.dtype.itemsize > 4 if kind == "f" else stored.bits > _SMALL
         wanted = np.float64 if large else np.float32

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm".split()
@@ -147,6 +149,22 @@ def packed_suffix(root: str) -> str | None:
 def folder_of(root: str) -> str:
     """Return the folder of a file, and a folder itself."""
     return os.path.dirname(root) or "." if os.path.isfile(root) else root
+
+
+def detection_set_at(path: str) -> dict[str, Any] | None:
+    """Return the section `data` of a folder in COCO's or VOC's layout; `None` for other folders."""
+    root = Path(path)
+    instances = [root / f"annotations/instances_{part}2017.json" for part in ("train", "val")]
+    if all(file.is_file() for file in instances):
+        return {"kind": "coco_folder", "root": path}
+    years = sorted(f"{folder.parent.name}/" for folder in root.glob("VOC*/Annotations"))
+    for prefix in ("", *years):
+        base = root / prefix
+        lists = [base / "ImageSets" / "Main" / f"{part}.txt" for part in ("trainval", "test")]
+        if (base / "Annotations").is_dir() and all(file.is_file() for file in lists):
+            named = {"train": [f"{prefix}trainval"], "test": [f"{prefix}test"]}
+            return {"kind": "voc_folder", "root": path, **named}
+    return None
 
 
 def files_fingerprint(root: str, paths: Iterable[bytes]) -> str:
