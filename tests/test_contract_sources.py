@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from pyarrow import parquet
@@ -114,6 +115,27 @@ def image_folder(root: Path, count: int) -> Config:
     for name, number in names(count):
         image(root / name / f"{number}.png", number)
     return {"root": str(root), "size": 16}
+
+
+def native_images(root: Path, count: int) -> Config:
+    """16 bits and two channels."""
+    for name, number in names(count):
+        (root / name).mkdir(exist_ok=True)
+        values = (noise(20, 24, 2).astype(np.uint16) << 8) + number
+        tifffile.imwrite(
+            root / name / f"{number}.tif", values, photometric="minisblack", planarconfig="contig"
+        )
+    return {"root": str(root), "size": 16, "reader": {"kind": "native", "range": "percentiles"}}
+
+
+def native_arrays(root: Path, count: int) -> Config:
+    """Several images of floats in one file."""
+    for name in CLASSES:
+        (root / name).mkdir()
+        for part in range(2):
+            values = np.stack([noise(20, 24, 4) / 7.0 for _ in range(count)])
+            np.save(root / name / f"{part}.npy", values.astype(np.float32))
+    return {"root": str(root), "size": 16, "reader": {"kind": "native", "axes": "NHWC"}}
 
 
 def image_tags(root: Path, count: int) -> Config:
@@ -275,6 +297,7 @@ EXAMPLES: dict[str, Callable[[Path, int], Config]] = {
     "image_shards": image_shards, "image_shards/parquet": image_parquet,
     "image_shards/arrow": image_arrow, "image_shards/webdataset": image_webdataset,
     "captioned_images": captioned_images, "cifar10": cifar10, "cifar100": cifar100,
+    "image_folder/native": native_images, "image_folder/arrays": native_arrays,
     "image_folder": image_folder, "image_tags": image_tags, "labeled": labeled,
     "point_clouds": point_clouds, "point_clouds/arrays": cloud_arrays, "series": series,
     "stl10": stl10, "svhn": svhn, "table": table, "table/arrow": table_arrow,
@@ -368,8 +391,10 @@ def test_crops_lie_where_they_are_asked_for(kind: str, made: Callable[[str], Sou
     crops = source.read_crops(
         0, lambda height, width: [Crop((0, 0, height, width), 8), Crop((0, 0, 4, 4), 4)]
     )
-    assert [tuple(crop.shape) for crop in crops] == [(3, 8, 8), (3, 4, 4)]
-    assert all(crop.dtype == torch.uint8 for crop in crops)
+    channels = source.input.shape[0]
+    assert [tuple(crop.shape) for crop in crops] == [(channels, 8, 8), (channels, 4, 4)]
+    stored = torch.float32 if source.input.range else torch.uint8
+    assert all(crop.dtype == stored for crop in crops)
 
 
 @pytest.mark.parametrize("kind", EVERY)

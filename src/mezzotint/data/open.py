@@ -259,8 +259,10 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def kind_in(overrides: Sequence[str]) -> str | None:
-    """Return the kind that overrides of the section `data` name; `None` without one."""
+    """Return the kind that overrides of `data` name, or that alone has a `reader`; else `None`."""
     named = [text.partition("=")[2] for text in overrides if text.startswith("data.kind=")]
+    if not named and any(text.startswith("data.reader") for text in overrides):
+        return "image_folder"
     return named[-1] if named else None
 
 
