@@ -75,7 +75,8 @@ def low_bits(reader: str, seed: int) -> dict[str, Any]:
         recipe = Recipe.load("image/native_simclr", [*SETTINGS, *own])
         run = pretrain(recipe, Path(folder) / "run", progress="quiet")
         evaluate(run)
-        return {row.probe: row.value for row in read_evaluation(run) if row.metric.endswith("/top1")}
+        rows = read_evaluation(run)
+        return {row.probe: row.value for row in rows if row.metric.endswith("/top1")}
 
 
 def png16(values: Values) -> bytes:
