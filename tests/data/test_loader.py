@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from mezzotint.augment.image.views import OneView
 from mezzotint.data.image.embedded import EmbeddedImages
@@ -32,8 +34,19 @@ class Numbers(Source):
         return "numbers"
 
 
+class OnceOnly(BatchPlan):
+    """A plan whose order is asked for in the main process alone, as it takes seconds for millions.
+
+    A worker gets the samples of its steps instead.
+    """
+
+    def indices(self, step: int) -> Tensor:
+        assert get_worker_info() is None
+        return super().indices(step)
+
+
 def read(source: Source, start: int, stop: int, workers: int = 0) -> list[list[int]]:
-    plan = BatchPlan(len(source), 4, seed=3)
+    plan = OnceOnly(len(source), 4, seed=3)
     found = batches(source, OneView(), plan, start=start, stop=stop, workers=workers)
     return [batch.x[0][:, 0, 0, 0].tolist() for batch in found]
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -94,12 +96,13 @@ class BatchPlan:
         order = _order(self.length, self.weighting, self.seed, self.epoch_of(step))
         own = self.batch_size // self.world_size
         start += self.rank * own
-        return order[start : start + own]
+        return order[start : start + own].long()
 
 
 @functools.lru_cache(maxsize=2)
 def _order(length: int, weighting: EpochOrder | None, seed: int, epoch: int) -> Tensor:
-    return sample_order(length, seed, epoch) if weighting is None else weighting.order(seed, epoch)
+    order = sample_order(length, seed, epoch) if weighting is None else weighting.order(seed, epoch)
+    return order.to(torch.int32) if length < 2**31 else order
 
 
 @dataclass
@@ -118,23 +121,23 @@ class _Reader(Dataset["Batch | _Rows"]):
         """Whether JPEG files stay encoded for a GPU."""
         return self.source.decoder == "nvjpeg"
 
-    def __getitem__(self, step: int) -> "Batch | _Rows":
+    def __getitem__(self, chosen: "_Chosen") -> "Batch | _Rows":
+        step, ids = chosen[0], torch.from_numpy(chosen[1])
         return (
-            self.read(step, encoded=True)
+            self.read(step, ids, encoded=True)
             if self.encoded
-            else self.read(step, encoded=False).batch()
+            else self.read(step, ids, encoded=False).batch()
         )
 
-    def read(self, step: int, *, encoded: bool) -> "_Rows":
+    def read(self, step: int, ids: Tensor, *, encoded: bool) -> "_Rows":
         """Read the samples of a step; with `encoded`, leave plain JPEG files to the GPU."""
         if not timing.is_measured(step):
-            return self._read(step, encoded)
+            return self._read(step, ids, encoded)
         with timing.measuring("read") as watch:
-            rows = self._read(step, encoded)
+            rows = self._read(step, ids, encoded)
         return replace(rows, seconds=watch.seconds)
 
-    def _read(self, step: int, encoded: bool) -> "_Rows":
-        ids = self.plan.indices(step)
+    def _read(self, step: int, ids: Tensor, encoded: bool) -> "_Rows":
         epoch = self.plan.epoch_of(step)
         bad: list[Unreadable] = []
         rows: list[list[Tensor] | Jpeg] = []
@@ -201,14 +204,21 @@ class _Rows:
         return Batch(x, self.ids, self.cropped, self.bad, self.labels, self.seconds)
 
 
-class _Steps(Sampler[int]):
-    """Samples the steps `start … stop − 1` in order, so that workers fetch whole batches."""
+_Chosen = tuple[int, npt.NDArray[np.int64]]
+"""A step and the indices of its samples, which a worker process gets as plain numbers."""
 
-    def __init__(self, start: int, stop: int) -> None:
-        self.steps = range(start, stop)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.steps)
+class _Steps(Sampler[_Chosen]):
+    """Samples whole batches: the steps `start … stop − 1` with the samples of each.
+
+    The order of an epoch is computed here, once in the main process, and not in every worker.
+    """
+
+    def __init__(self, plan: BatchPlan, start: int, stop: int) -> None:
+        self.plan, self.steps = plan, range(start, stop)
+
+    def __iter__(self) -> Iterator[_Chosen]:
+        return ((step, self.plan.indices(step).numpy()) for step in self.steps)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -258,7 +268,7 @@ def batches(
         workers=workers,
         timeout_s=timeout_s,
         while_waiting=while_waiting,
-        sampler=_Steps(start, stop),
+        sampler=_Steps(plan, start, stop),
         batch_size=None,
         prefetch_factor=2 if workers else None,
         pin_memory=pin_memory,
@@ -278,4 +288,4 @@ def _decoded(reader: _Reader, step: int, read: _Rows) -> Batch:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
-        return reader.read(step, encoded=False).batch()
+        return reader.read(step, reader.plan.indices(step), encoded=False).batch()
