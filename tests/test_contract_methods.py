@@ -9,7 +9,7 @@ import math
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -145,7 +145,8 @@ def gradients(method: nn.Module) -> dict[str, Tensor]:
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        difference = float((found[name] - value).abs().max() / (1.0 + value.abs().max()))
+        own, value = found[name].double(), value.double()  # flags too
+        difference = float((own - value).abs().max() / (1.0 + value.abs().max()))
         assert difference <= tolerance, f"{name} differs by {difference:.2g}"
 
 
@@ -484,37 +485,71 @@ def _is_unmoved(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
-# ---------------------------------------------------------------------- two processes
+# ---------------------------------------------------------------------- several processes
 
 
 STEPS, BATCH = 3, 8
+NETWORKS = ("plain encoder", "encoder with BatchNorm", "fp64")
+"""The last has kinks (ReLU, rounding), at which fp32 turns an error of 1e-7 into one of 1e-2. In
+fp64 only a difference of the algorithms is left."""
+_as_float, _uniform = Tensor.float, Draws.uniform
 
 
-def _prepare(cls: type[Method], *, batch_norm: bool) -> Method:
-    return synchronize_batch_norm(build(cls, batch_norm=batch_norm))
+@contextlib.contextmanager
+def _arithmetic(network: str) -> Iterator[None]:
+    """Let `float()` keep fp64, and let draws have it, inside the block."""
+    if network == "fp64":
+        Tensor.float = lambda x: x if x.dtype == torch.float64 else _as_float(x)  # type: ignore
+        Draws.uniform = lambda *args, **kw: _uniform(*args, **kw).double()  # type: ignore
+    try:
+        yield
+    finally:
+        Tensor.float, Draws.uniform = _as_float, _uniform  # type: ignore[method-assign]
 
 
-def _worker(rank: int, folder: str, methods: Sequence[type[Method]]) -> None:
+def _prepare(cls: type[Method], network: str) -> Method:
+    method = build(cls, batch_norm=network != "plain encoder")
+    if network == "fp64":
+        for name, module in list(method.named_modules()):
+            if isinstance(module, nn.GELU):
+                owner, _, attribute = name.rpartition(".")
+                setattr(method.get_submodule(owner), attribute, nn.ReLU())
+        method.double()
+    return synchronize_batch_norm(method)
+
+
+def _batch(cls: type[Method], network: str, step: int) -> Views:
+    views = views_for(cls, BATCH, step)
+    return replace(views, x=tuple(x.double() for x in views.x)) if network == "fp64" else views
+
+
+def _outcome(
+    cls: type[Method], network: str, rank: int, world: int
+) -> tuple[list[float], dict[str, Tensor], dict[str, Tensor]]:
+    """Losses, last gradients and state of a method after some steps on the rows of a rank."""
+    with _arithmetic(network):
+        method: nn.Module = _prepare(cls, network)
+        if world > 1:
+            method = nn.parallel.DistributedDataParallel(method, broadcast_buffers=False)
+        own = BATCH // world
+        views = [
+            rows(_batch(cls, network, step), rank * own, (rank + 1) * own) for step in range(STEPS)
+        ]
+        losses = train(method, views)
+    raw: Any = getattr(method, "module", method)
+    return losses, gradients(raw), {k: t.clone() for k, t in raw.state_dict().items()}
+
+
+Case = tuple[type[Method], str]
+
+
+def _worker(rank: int, folder: str, world: int, cases: Sequence[Case]) -> None:
     torch.set_num_threads(1)
     td.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/init",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=20),
-    )
-    results = {}
-    for cls in methods:
-        for batch_norm in (False, True):
-            method = nn.parallel.DistributedDataParallel(
-                _prepare(cls, batch_norm=batch_norm), broadcast_buffers=False
-            )
-            half = BATCH // 2
-            own = [
-                rows(views_for(cls, BATCH, s), rank * half, (rank + 1) * half) for s in range(STEPS)
-            ]
-            losses = train(method, own)
-            results[cls.__name__, batch_norm] = (losses, gradients(method.module))
+        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=world,
+        timeout=timedelta(seconds=120),  # other tests may have all cores
+    )  # fmt: skip
+    results = {(cls.__name__, kind): _outcome(cls, kind, rank, world) for cls, kind in cases}
     if rank == 0:
         torch.save(results, f"{folder}/results.pt")
     td.barrier()
@@ -522,38 +557,47 @@ def _worker(rank: int, folder: str, methods: Sequence[type[Method]]) -> None:
 
 
 @pytest.fixture(scope="session")
-def two_processes(
+def processes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[tuple[str, bool], Any]:
-    folder: Path = tmp_path_factory.mktemp("two")
-    chosen = {
-        item.callspec.params["cls"]
+) -> Callable[[int], dict[tuple[str, str], Any]]:
+    """Train what the chosen tests need on a number of processes, which are started once."""
+    chosen = [
+        item.callspec.params
         for item in request.session.items
         if isinstance(item, pytest.Function)
-        and "two_processes" in item.fixturenames
-        and "cls" in item.callspec.params
-    }
-    methods = [cls for cls in METHODS if cls in chosen]
-    spawn(_worker, args=(str(folder), methods), nprocs=2)
-    results: dict[tuple[str, bool], Any] = torch.load(folder / "results.pt", weights_only=True)
+        and "processes" in item.fixturenames
+        and not item.callspec.params["cls"].process_dependence
+    ]
+
+    @functools.cache
+    def results(world: int) -> dict[tuple[str, str], Any]:
+        cases = [(one["cls"], one["network"]) for one in chosen if one["world"] == world]
+        folder: Path = tmp_path_factory.mktemp("ranks")
+        spawn(_worker, args=(str(folder), world, cases), nprocs=world)
+        return dict(torch.load(folder / "results.pt", weights_only=True))
+
     return results
 
 
 @pytest.mark.xdist_group("method_ranks")
-@pytest.mark.parametrize(
-    "batch_norm", [False, True], ids=["plain encoder", "encoder with BatchNorm"]
-)
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("network", NETWORKS)
 @each_method
-def test_two_processes_train_as_one(
-    cls: type[Method], batch_norm: bool, two_processes: dict[tuple[str, bool], Any]
+def test_several_processes_train_as_one(
+    cls: type[Method],
+    network: str,
+    world: int,
+    processes: Callable[[int], dict[tuple[str, str], Any]],
 ) -> None:
     if cls.process_dependence:
         pytest.skip(cls.process_dependence)
-    method = _prepare(cls, batch_norm=batch_norm)
-    losses = train(method, [views_for(cls, BATCH, step) for step in range(STEPS)])
-    found, found_gradients = two_processes[cls.__name__, batch_norm]
+    losses, expected, state = _outcome(cls, network, 0, 1)
+    found, found_gradients, found_state = processes(world)[cls.__name__, network]
+    exact = network == "fp64"
     assert found == pytest.approx(losses, rel=1e-5, abs=1e-5)
-    assert_close(found_gradients, gradients(method), 1e-4)
+    assert_close(found_gradients, expected, 1e-8 if exact else 1e-4)
+    if exact:  # queues, centers, codebooks and momentum copies too
+        assert_close(found_state, state, 1e-8)
 
 
 @each_method
