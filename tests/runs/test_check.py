@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.runs import check as module
 from mezzotint.runs.check import CHECKS, Failed, Outcome, Rehearsals, check, compare
@@ -124,3 +125,30 @@ def test_a_crash_of_the_interpreter_is_a_red_row(
     planted(tmp_path, monkeypatch, CRASH)
     [row] = check(config(batch_size=64), tmp_path / "out", checks=["nan"], steps=2)
     assert (row.verdict, row.found) == ("fail", "the process ended by SIGSEGV")
+
+
+def test_each_process_gets_a_recipe_that_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each check changes keys of the recipe; the others stay, at any depth."""
+    built: list[str] = []
+
+    def finish(command: list[str], out: Path) -> str:
+        if not (out / "spec.json").is_file():  # an export
+            file = out / "exports" / "onnx-fp32" / "verification.json"
+            file.parent.mkdir(parents=True)
+            file.write_text(json.dumps({"batches": {"1": {"max_error": 2e-6}}}))
+            return ""
+        spec = json.loads((out / "spec.json").read_text())
+        Recipe.build(spec["config"])
+        built.append(out.name)
+        facts = {"no_accumulation": "", "batch_norm": False, "in_memory": False, "changed": []}
+        same = {**outcome([1.0, 2.0]), "first": 0, "hashes": {"weight": "0"}, **facts}
+        (out / "outcome.json").write_text(json.dumps(same))
+        return ""
+
+    monkeypatch.setattr(module, "_finish", finish)
+    rows = check(config(batch_size=64), tmp_path, steps=2)
+    assert [row.verdict for row in rows] == ["pass"] * len(CHECKS), rows
+    assert {"base", "ranks", "micro_batches", "compiled", "precision", "nan"} <= set(built)
+    assert rows[list(CHECKS).index("exported")].found.endswith("2.0e-06")

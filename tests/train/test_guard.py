@@ -131,3 +131,16 @@ def test_the_first_tensor_that_is_not_finite_is_named() -> None:
     assert first_not_finite([("a", good), ("n", torch.tensor(3))]) is None
     assert first_not_finite([("a", good), ("b", bad), ("c", bad)]) == "b"
     assert first_not_finite([]) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_numbers_are_finite_although_their_sum_is_not(dtype: torch.dtype) -> None:
+    largest = torch.full((9,), torch.finfo(dtype).max, dtype=dtype)
+    mixed = torch.cat([largest, -largest])
+    assert first_not_finite([("a", largest), ("b", mixed), ("c", torch.arange(3))]) is None
+    for bad in (math.nan, math.inf, -math.inf):
+        broken = mixed.clone()
+        broken[4] = bad
+        assert first_not_finite([("a", largest), ("b", broken), ("c", broken)]) == "b"
+    opposite = torch.tensor([math.inf, -math.inf], dtype=dtype)
+    assert first_not_finite([("a", opposite)]) == "a"

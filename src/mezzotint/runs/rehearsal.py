@@ -28,7 +28,7 @@ from mezzotint.train.loop import Trainer
 from mezzotint.train.signals import StopFlag
 
 _LAST_BIT = 2.0**-23
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 600.0  # the processes of a busy machine start minutes apart
 
 
 def rehearse(spec: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:

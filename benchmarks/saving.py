@@ -1,0 +1,160 @@
+"""What a checkpoint of 300 MB costs a training: time, speed of writing and memory.
+
+A ResNet-50 trains with AdamW by SimCLR on the embedded emoji, one thread. Between the steps the
+run's own saver saves, as with `run.checkpoints.every_steps`, while the next steps go on; the bytes
+of a checkpoint are then written and flushed plainly, for the speed of the disk at that time.
+
+    python benchmarks/saving.py > benchmarks/results/saving.md
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mezzotint.data.loader import batches
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.train.checkpoint import CheckpointStore, size_of
+from mezzotint.train.log import Meter
+from mezzotint.train.loop import Trainer
+from mezzotint.train.saver import Saver
+from mezzotint.train.settings import Checkpoints
+from mezzotint.train.signals import StopFlag
+
+EVERY = 100
+STEPS = 2
+"""Steps between two saves, which stand for `EVERY` of them."""
+
+
+class TimedStore(CheckpointStore):
+    """A store that notes how long it saves, by the clock and in processor time of its thread."""
+
+    def save(self, *parts: Any) -> Path:
+        wall, own = time.perf_counter(), time.thread_time()
+        path = super().save(*parts)
+        self.wall, self.cpu = time.perf_counter() - wall, time.thread_time() - own
+        return path
+
+
+def trainer() -> Trainer:
+    config = {
+        "data": {"kind": "embedded_images", "name": "emoji"},
+        "views": {"kind": "two_views"},
+        "encoder": {"kind": "resnet50", "stem": "small"},
+        "method": {"kind": "simclr", "hidden_dim": 512, "dim": 128},
+        "optimizer": {"kind": "adamw", "lr": 1e-4},
+        "run": {"epochs": 1, "batch_size": 32, "log": {"knn_epochs": 0}},
+    }
+    return Trainer(Recipe.build(resolve_recipe(config)), torch.device("cpu"))
+
+
+def peak_mb() -> float:
+    """The largest resident set since the last call."""
+    text = Path("/proc/self/status").read_text()
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(re.findall(r"VmHWM:\s+(\d+)", text)[0]) / 1024
+
+
+def timed(action: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of an action by the clock, and in processor time of this thread."""
+    wall, own = time.perf_counter(), time.thread_time()
+    action()
+    return time.perf_counter() - wall, time.thread_time() - own
+
+
+def written(path: Path, size: int) -> float:
+    """Seconds to write this number of bytes and to flush them."""
+    content = os.urandom(1 << 20)
+    began = time.perf_counter()
+    with path.open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - began
+    path.unlink()
+    return seconds
+
+
+def measure(saves: int) -> None:
+    torch.set_num_threads(1)
+    made = trainer()
+    stream = enumerate(batches(made.recipe.data, made.recipe.views, made.plan, start=0, stop=99))
+
+    def train() -> None:
+        for _ in range(STEPS):
+            number, batch = next(stream)
+            made.step(number, batch, Meter())
+
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        store = TimedStore(Path(folder) / "checkpoints")
+        saver = Saver(made.state, store, Checkpoints(every_steps=1), made.device)
+        train()
+        size = size_of(*made.state.tensors())
+        rows: list[dict[str, float]] = []
+        peak_mb()
+        train()
+        before = peak_mb()
+        for number in range(1, saves + 1):
+            alone = timed(train)
+            stalled = timed(lambda: saver.after_step(number, StopFlag(), last=False))  # noqa: B023
+            beside = timed(train)
+            saver._writer.join()
+            plain = written(Path(folder) / "plain", size)
+            rows.append({
+                "step": alone[1] / STEPS, "step_wall": alone[0] / STEPS,
+                "during_wall": beside[0] / STEPS, "stall": stalled[1], "stall_wall": stalled[0],
+                "thread": store.cpu, "speed": size / 1e6 / store.wall, "disk": size / 1e6 / plain,
+            })  # fmt: skip
+        extra = peak_mb() - before
+    middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+    cost = (middle["stall"] + middle["thread"]) / (EVERY * middle["step"])
+    stalled_only = middle["stall_wall"] / (EVERY * middle["step_wall"])
+    print("| what | median | each save |\n|---|---|---|")
+    lines = {
+        "step, processor seconds": ("step", ".2f"),
+        "step by the clock, no save running, s": ("step_wall", ".2f"),
+        "step by the clock, while a save is written, s": ("during_wall", ".2f"),
+        "training stands still for a save, processor seconds": ("stall", ".3f"),
+        "the same by the clock, s": ("stall_wall", ".3f"),
+        "thread that writes, processor seconds": ("thread", ".3f"),
+        "checkpoint, from the snapshot to the verified files, MB/s": ("speed", ".0f"),
+        "the same bytes by write and fsync alone, MB/s": ("disk", ".0f"),
+    }
+    for name, (key, form) in lines.items():
+        print(f"| {name} | {middle[key]:{form}} | {', '.join(f'{r[key]:{form}}' for r in rows)} |")
+    print(f"\nState: {size / 1e6:.0f} MB. With a save every {EVERY} steps, training stands still "
+          f"for {stalled_only:.2%} of its time by the clock; stand-still and thread together take "
+          f"{cost:.2%} of its processor time. Memory at its peak rises by {extra:.0f} MiB, "
+          f"{extra * 2**20 / size:.2f} × the state.")  # fmt: skip
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--saves", type=int, default=5)
+    arguments.add_argument("--child", action="store_true")
+    given = arguments.parse_args()
+    if given.child:
+        measure(given.saves)
+        return
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True,
+                            text=True)  # fmt: skip
+    print("# Saving\n")
+    print(f"`python benchmarks/saving.py --saves {given.saves}`; commit {commit.stdout.strip()}, "
+          f"{os.cpu_count()} shared cores, torch {torch.__version__}; one thread, seed 0.\n",
+          flush=True)  # fmt: skip
+    subprocess.run([sys.executable, __file__, "--child", "--saves", str(given.saves)], check=True,
+                   env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
