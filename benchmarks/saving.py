@@ -52,7 +52,7 @@ def trainer() -> Trainer:
         "encoder": {"kind": "resnet50", "stem": "small"},
         "method": {"kind": "simclr", "hidden_dim": 512, "dim": 128},
         "optimizer": {"kind": "adamw", "lr": 1e-4},
-        "run": {"epochs": 1, "batch_size": 32, "log": {"knn_epochs": 0}},
+        "run": {"epochs": 1, "batch_size": 8, "log": {"knn_epochs": 0}},
     }
     return Trainer(Recipe.build(resolve_recipe(config)), torch.device("cpu"))
 
