@@ -29,7 +29,7 @@ from mezzotint.train import faults
 Tensors = Mapping[str, Tensor]
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})$")
-_CHUNK = 8 << 20
+_CHUNK = 1 << 20
 _SAFETENSORS_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
@@ -289,21 +289,21 @@ def _write(path: Path, content: Iterable[bytes | memoryview]) -> dict[str, Any]:
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
         for part in content:
-            file.write(part)
-            digest.update(part)
-            size += len(part)
+            whole = memoryview(part)
+            for start in range(0, len(whole), _CHUNK):  # hashed while it is in the cache
+                chunk = whole[start : start + _CHUNK]
+                file.write(chunk)
+                digest.update(chunk)
+            size += len(whole)
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def _hash(path: Path) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while part := file.read(_CHUNK):
-            digest.update(part)
-            size += len(part)
-    return size, digest.hexdigest()
+        digest = hashlib.file_digest(file, "sha256")  # through one small buffer
+        return file.tell(), digest.hexdigest()
 
 
 def _digest_of(manifest: Mapping[str, Any]) -> str:
