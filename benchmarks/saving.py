@@ -107,12 +107,12 @@ def measure(saves: int) -> None:
         for number in range(1, saves + 1):
             alone = timed(train)
             stalled = timed(lambda: saver.after_step(number, StopFlag(), last=False))  # noqa: B023
-            beside = timed(train)
+            during = timed(train)
             saver._writer.join()
             plain = written(Path(folder) / "plain", size)
             rows.append({
                 "step": alone[1] / STEPS, "step_wall": alone[0] / STEPS,
-                "during_wall": beside[0] / STEPS, "stall": stalled[1], "stall_wall": stalled[0],
+                "during_wall": during[0] / STEPS, "stall": stalled[1], "stall_wall": stalled[0],
                 "thread": store.cpu, "speed": size / 1e6 / store.wall, "disk": size / 1e6 / plain,
             })  # fmt: skip
         extra = peak_mb() - before

@@ -111,8 +111,10 @@ def main() -> None:
             if dist.is_main():
                 write_text(out / "outcome.json", json.dumps(outcome))  # with NaN, if there is one
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        write_text(out / "error.txt", text)
+        # The first process that fails says why; the others only lose their connection to it.
+        if not (out / "error.txt").exists():
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            write_text(out / "error.txt", text)
         raise
 
 
