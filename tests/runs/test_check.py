@@ -56,10 +56,20 @@ def test_rounding_is_allowed_and_more_is_not() -> None:
     assert not compare(outcome([2.001, 0.5], [1.0, 1.0]), base, noise)[0]
 
 
+def test_what_follows_from_rounding_alone_is_not_compared() -> None:
+    """The last bit moves the norm of the second step by 1e-2, so that the third may be anything."""
+    base, noise = outcome([2.0, 2.0, 2.0], [1.0] * 3), outcome([2.0] * 3, [1.0, 1.01, 1.0])
+    good, found, _ = compare(outcome([2.0, 2.0, 3.0], [1.0, 1.0, 9.0]), base, noise)
+    assert good and found.endswith(" in the first 2 of 3 steps")
+    assert not compare(outcome([2.0, 2.1, 2.0], [1.0] * 3), base, noise)[0]
+    assert not compare(outcome([2.1, 2.0, 2.0], [1.0] * 3), base, noise)[0]
+
+
 def test_errors_crashes_and_unfit_checks_are_rows_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = {"no_accumulation": "of its queue", "batch_norm": False, "in_memory": True}
+    facts |= {"process_dependence": ""}
 
     def run(self: Rehearsals, name: str, **changes: Any) -> dict[str, Any]:
         if name == "nan":
@@ -142,7 +152,13 @@ def test_each_process_gets_a_recipe_that_builds(
         spec = json.loads((out / "spec.json").read_text())
         Recipe.build(spec["config"])
         built.append(out.name)
-        facts = {"no_accumulation": "", "batch_norm": False, "in_memory": False, "changed": []}
+        facts = {
+            "no_accumulation": "",
+            "batch_norm": False,
+            "in_memory": False,
+            "changed": [],
+            "process_dependence": "",
+        }
         same = {**outcome([1.0, 2.0]), "first": 0, "hashes": {"weight": "0"}, **facts}
         (out / "outcome.json").write_text(json.dumps(same))
         return ""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from mezzotint import dist
 from mezzotint.methods.simclr import SimCLR
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.runs.check import _same_bits, compare
@@ -67,3 +68,10 @@ def test_a_step_with_nan_changes_nothing_and_a_fault_shows(
     monkeypatch.setattr(ForwardState, "restore", lambda self: None)
     changed = run(tmp_path, "nan", steps=3)["changed"]
     assert any("running_mean" in name for name in changed)
+
+
+def test_a_process_that_is_not_the_main_one_rehearses_without_the_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dist, "is_main", lambda: False)
+    assert len(run(tmp_path, "train")["losses"]) == 2 and not (tmp_path / "train").exists()

@@ -100,6 +100,10 @@ class BYOLA(ViewGenerator, kind="byol_a"):
         return ("global", "global")
 
     @property
+    def mixes_samples(self) -> bool:
+        return self.mixup is not None or self.batch_normalize
+
+    @property
     def memory_size(self) -> int:
         return self.bank if self.mixup is not None else 0
 

@@ -85,6 +85,11 @@ class ViewGenerator(Component, ABC, abstract=True):
         return len(self.tags)
 
     @property
+    def mixes_samples(self) -> bool:
+        """Whether a view depends on other samples of its batch, or of earlier ones."""
+        return False
+
+    @property
     def num_target_views(self) -> int:
         """Number of the last views, which a momentum copy encodes instead of the views before."""
         return 0
@@ -239,6 +244,10 @@ class Transformed(ViewGenerator):
     @property
     def tags(self) -> tuple[str, ...]:
         return ("global",) * len(self.chains)
+
+    @property
+    def mixes_samples(self) -> bool:
+        return any(transform.mixes_samples for chain in self.chains for transform in chain)
 
     def draw(self, ids: Tensor, context: ViewContext) -> list[dict[str, Params]]:
         """Draw parameters under `index.kind`, for samples of the shape that the encoder takes."""

@@ -156,21 +156,29 @@ def compare(
         Whether they agree, and the difference and the tolerance where they are furthest apart.
     """
     worst, allowed, what, ratio = 0.0, 0.0, "", -1.0
-    limits, steps = dict(ROUNDING), len(base["losses"])
+    limits, steps = dict(ROUNDING), _comparable(base, noise)
     for step in range(steps):
-        grown = 0.0
         for key in ROUNDING:
             one, other, moved = (outcome[key][step] for outcome in (found, base, noise))
-            grown = max(grown, _difference(moved, other))
             limits[key] = max(limits[key], NOISE_FACTOR * _difference(moved, other))
             difference = _difference(one, other)
             if difference / limits[key] > ratio:
                 ratio, worst, allowed = difference / limits[key], difference, limits[key]
                 what = "loss" if key == "losses" else "gradient norm"
-        if grown > CHAOS:
-            break
-    some = f" in the first {step + 1} of {steps} steps" if step + 1 < steps else ""
+    some = _of(steps, len(base["losses"]))
     return ratio <= 1.0, f"the {what} differs by {worst:.1e}{some}", f"{allowed:.1e}"
+
+
+def _comparable(base: Mapping[str, Any], noise: Mapping[str, Any]) -> int:
+    """Count the steps up to the first in which the last bit of the weights has grown to chaos."""
+    for step in range(len(base["losses"])):
+        if any(_difference(noise[key][step], base[key][step]) > CHAOS for key in ROUNDING):
+            return step + 1
+    return len(base["losses"])
+
+
+def _of(count: int, steps: int) -> str:
+    return f" in the first {count} of {steps} steps" if count < steps else ""
 
 
 def _difference(one: float, other: float) -> float:
@@ -197,6 +205,8 @@ def _ranks(runs: Rehearsals) -> tuple[bool, str, str]:
     gpus = torch.cuda.device_count()
     if device != "cpu" and 0 < gpus < runs.ranks:
         raise Inapplicable(f"the machine has {gpus} GPU; set run.compute.device=cpu")
+    if reason := runs.base["process_dependence"]:
+        raise Inapplicable(reason)
     return compare(runs.run("ranks", ranks=runs.ranks), runs.base, runs.noise)
 
 
@@ -222,8 +232,10 @@ def _compiled(runs: Rehearsals) -> tuple[bool, str, str]:
 def _precision(runs: Rehearsals) -> tuple[bool, str, str]:
     written = runs.config["run"]["compute"]["precision"]
     other = runs.run("precision", compute__precision="bf16" if written == "fp32" else "fp32")
-    worst = max(map(_difference, other["losses"], runs.base["losses"]))
-    return worst <= BF16_DRIFT, f"the loss drifts by {worst:.1e}", f"{BF16_DRIFT:g}"
+    count = _comparable(runs.base, runs.noise)
+    worst = max(map(_difference, other["losses"][:count], runs.base["losses"][:count]))
+    some = _of(count, len(runs.base["losses"]))
+    return worst <= BF16_DRIFT, f"the loss drifts by {worst:.1e}{some}", f"{BF16_DRIFT:g}"
 
 
 def _workers(runs: Rehearsals) -> tuple[bool, str, str]:

@@ -76,7 +76,15 @@ def rehearse(spec: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
         "changed": changed, "in_memory": recipe.data.in_memory,
         "no_accumulation": recipe.method.no_accumulation,
         "batch_norm": any(isinstance(module, _BatchNorm) for module in recipe.method.modules()),
+        "process_dependence": _process_dependence(recipe),
     }  # fmt: skip
+
+
+def _process_dependence(recipe: Recipe) -> str:
+    """Say why the rows of a process depend on its other rows; empty if they do not."""
+    if recipe.views.mixes_samples:
+        return "views mix or normalize the samples of a process together"
+    return recipe.method.process_dependence
 
 
 @torch.no_grad()
@@ -90,7 +98,7 @@ def _perturb(method: torch.nn.Module) -> None:
 
 def _hashes(trainer: Trainer) -> dict[str, str]:
     """Hash every tensor of method and optimizer, buffers that no checkpoint keeps among them."""
-    _, rest, _ = trainer.state.parts(0)
+    _, rest = trainer.state.tensors()  # empty but on the main process
     named = [*trainer.method.named_parameters(), *trainer.method.named_buffers(), *rest.items()]
     return {name: _hash(tensor) for name, tensor in named}
 
