@@ -193,6 +193,9 @@ def test_a_run_with_a_start_says_what_training_changed(tmp_path: Path) -> None:
         ]
         assert [one.before, one.after] == pytest.approx(values)
     assert read_changes(run) and not read_changes(first)
-    assert any("training" in text for text, _ in start_words(run))
+    words = [text for text, _ in start_words(run)]
+    assert any("training" in text for text in words)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert page.index(words[0][:12]) < page.index("This encoder")
     page = write_report(run).read_text(encoding="utf-8")
     assert "after training" in page and "validation samples" in page

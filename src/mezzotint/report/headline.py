@@ -210,5 +210,6 @@ def start_words(folder: Path) -> list[tuple[str, bool]]:
     for one in read_changes(folder):
         worse = one.high < 0.0
         helped = "helped" if one.low > 0.0 else "made it worse" if worse else "changed nothing sure"
-        said.append((f"Training {helped} on {one}.", worse))
+        known = not math.isnan(one.low)
+        said.append((f"Training {helped} on {one}." if known else f"No interval: {one}.", worse))
     return [*said[1:], said[0]] if outcome.kept != "start" else said

@@ -196,8 +196,13 @@ def _hero(
     leading, warns = lead(comparisons)
     if finetuned:
         leading, warns = finetuning.headline(comparisons, frozen=frozen), False
+    started = start_words(folder)
+    if started:  # what training changed comes first, and what the encoder is worth second
+        (words, worse), *rest = started
+        started = [*rest, ("".join(text for text, _ in leading), warns)]
+        leading, warns = [(words, False)], worse
     verdicts = [
-        *start_words(folder),
+        *started,
         finetuning.verdict(comparisons) if finetuned else sides_words(comparisons),
         standing_words(comparisons),
         collapse_words(comparisons),
