@@ -3,9 +3,11 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -137,8 +139,23 @@ def test_only_training_samples_are_compared(first: Path) -> None:
 
 
 def test_equal_encoders_are_never_refused(first: Path) -> None:
-    outcome = compare(load_encoder(first), load_encoder(first), build().data)
+    """A fifth of the digits is too few, so each of them is held out once."""
+    data = build().data
+    outcome = compare(load_encoder(first), load_encoder(first), data)
     assert outcome.low < 0.0 < outcome.high and outcome.before == outcome.after
+    task = next(task for task in data.evaluation()[1] if task.kind == "classify")
+    assert outcome.samples == len(task.train) < 2500
+
+
+def test_a_fifth_of_many_samples_is_held_out_once() -> None:
+    task = next(task for task in build().data.evaluation()[1] if task.kind == "classify")
+    many = replace(task, train=np.tile(task.train, 2))
+    folds = [continued._folds(one) for one in (task, many)]
+    assert [len(one) for one in folds] == [5, 1]
+    held_out = torch.cat([side for _, side in folds[0]])
+    assert sorted(held_out.tolist()) == sorted(task.train.tolist())
+    assert all(not set(a.tolist()) & set(b.tolist()) for a, b in folds[0])
+    assert len(folds[1][0][1]) == -(-len(many.train) // 5)
 
 
 def test_a_changed_outcome_is_refused(first: Path, tmp_path: Path) -> None:

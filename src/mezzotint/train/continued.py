@@ -6,8 +6,9 @@
     RUN/start.json        how they were compared, and which one was kept
 
 They are compared on the validation part of the training samples: the one that the data defines, or
-a fifth. A kNN and a linear probe are fitted on the rest. As in a report, the best probe of one
-encoder is compared with the best of the other, sample by sample. The start is kept if the whole
+a fifth. A kNN and a linear probe are fitted on the rest. Where a fifth has fewer than 500 samples,
+each fifth is held out once, so that all training samples count. As in a report, the best probe of
+one encoder is compared with the best of the other, sample by sample. The start is kept if the whole
 95 % interval of the difference is below zero. Test samples are never used.
 """
 
@@ -29,7 +30,6 @@ from mezzotint.encoders.saving import load_encoder, save_encoder, take_structure
 from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
-from mezzotint.evaluation.metrics import Accuracy
 from mezzotint.evaluation.results import paired
 from mezzotint.files import require_seal, write_json
 from mezzotint.recipe.recipe import Recipe
@@ -42,6 +42,9 @@ START = "start"
 TRAINED = "encoder_trained"
 _OUTCOME = "start.json"
 _MOST = 10_000
+_FOLDS = 5
+_ENOUGH = 500
+"""Samples of a fifth from which one of them is held out."""
 
 
 @dataclass(frozen=True)
@@ -224,46 +227,50 @@ def compare(start: Encoder, trained: Encoder, data: Source) -> StartOutcome:
     task = first_classification(tasks)
     if task is None or len(task.train) < 10:
         return StartOutcome("trained")
-    fitted, held_out = _parts(task)
-    before = _best(start, source, task, fitted, held_out)
-    after = _best(trained, source, task, fitted, held_out)
+    folds = _folds(task)
+    before, after = (_best(encoder, source, task, folds) for encoder in (start, trained))
     gained, lost = (after & ~before).double().mean(), (before & ~after).double().mean()
     low, high = paired(float(gained), float(lost), len(before))
     first, second = (float(side.double().mean()) for side in (before, after))
     return StartOutcome("trained", task.name, len(before), first, second, low, high)
 
 
-def _parts(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split the training samples of a task into those to fit on and those to compare on."""
+Fold = tuple[torch.Tensor, torch.Tensor]
+"""Indices of the samples to fit on, and of those to compare on."""
+
+
+def _folds(task: Task) -> list[Fold]:
+    """Split the training samples of a task, once or in five ways."""
     if len(task.validation):
         chosen = torch.from_numpy(task.train)
         inside = torch.isin(chosen, torch.from_numpy(task.validation))
-        return chosen[~inside][:_MOST], chosen[inside][:_MOST]
+        return [(chosen[~inside][:_MOST], chosen[inside][:_MOST])]
     chosen = torch.from_numpy(task.train)[sample_order(len(task.train), 0, 0)][:_MOST]
-    count = len(chosen) // 5
-    return chosen[count:], chosen[:count]
+    parts = chosen.tensor_split(_FOLDS)
+    rest = [torch.cat([p for p in parts if p is not part]) for part in parts]
+    folds = list(zip(rest, parts, strict=True))
+    return folds[:1] if len(parts[0]) >= _ENOUGH else folds
 
 
-def _best(
-    encoder: Encoder, source: Source, task: Task, fitted: torch.Tensor, held_out: torch.Tensor
-) -> torch.Tensor:
+def _best(encoder: Encoder, source: Source, task: Task, folds: list[Fold]) -> torch.Tensor:
     """Return which held-out samples the better of kNN and linear probe classifies correctly."""
     labels = torch.from_numpy(task.labels)
-    sides = []
-    for indices in (fitted, held_out):
-        read = extract_readable(encoder, source, indices=indices)
-        # Features that are not finite answer nothing, and must not stop the comparison.
-        x = torch.nan_to_num(read.x, nan=0.0, posinf=0.0, neginf=0.0)
-        known = labels[read.indices] >= 0
-        sides.append(Features(x[known], labels[read.indices][known]))
-    found: list[Any] = [
-        row.value
-        for probe in (KNN(), Linear())
-        for row in probe.run(sides[0], sides[1])
-        if row.metric == "top1"
-    ]
-    best: Accuracy = max(found, key=float)
-    return best.correct
+    every = torch.cat(folds[0])
+    read = extract_readable(encoder, source, indices=every)
+    # Features that are not finite answer nothing, and must not stop the comparison.
+    x = torch.nan_to_num(read.x, nan=0.0, posinf=0.0, neginf=0.0)
+    known = labels[read.indices] >= 0
+    found: dict[str, list[torch.Tensor]] = {}
+    for sides in folds:
+        rows = [known & torch.isin(read.indices, side) for side in sides]
+        fitted, held_out = (Features(x[own], labels[read.indices][own]) for own in rows)
+        for probe in (KNN(), Linear()):
+            for row in probe.run(fitted, held_out):
+                if row.metric == "top1":
+                    value: Any = row.value
+                    found.setdefault(probe.name, []).append(value.correct)
+    correct = [torch.cat(parts) for parts in found.values()]
+    return max(correct, key=lambda one: float(one.double().mean()))
 
 
 def _swap(folder: Path) -> None:
