@@ -1,6 +1,7 @@
 """Images: they are their own pictures, and large ones are averaged as a baseline."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ def test_default_patches_are_of_16_pixels() -> None:
 
 
 def test_pictures_of_other_channels_show_three_and_say_which() -> None:
-    given = {"dtype": "uint16", "bits": 16}
+    given: dict[str, Any] = {"dtype": "uint16", "bits": 16}
 
     def of(count: int, *names: str) -> Input:
         stats, ends = (0.5,) * count, ((0.0, 9.0),) * count
