@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 from mezzotint.data.image.decode import Undecodable
 from mezzotint.data.image.native_files import (
     NATIVE_EXTENSIONS,
-    Probe,
+    StoredHeader,
     StoredImages,
     Values,
     checked_range,
@@ -291,16 +291,16 @@ class Native(Component):
 
     def _probed(
         self, root: str, paths: Sequence[str], max_pixels: int
-    ) -> tuple[list[Probe], list[str]]:
+    ) -> tuple[list[StoredHeader], list[str]]:
         """Read the headers of files spread evenly over all, and say which cannot be read."""
-        probes: list[Probe] = []
+        probes: list[StoredHeader] = []
         bad: list[str] = []
         for path in spread(paths, _PROBED):
             try:
                 with self.open(os.path.join(root, path), max_pixels) as stored:
                     channels = len(self._picked(range(stored.size("C"))))
                     facts = (stored.dtype, stored.bits, stored.bounds, stored.names)
-                    probes.append(Probe(path, channels, *facts, stored.size("N")))
+                    probes.append(StoredHeader(path, channels, *facts, stored.size("N")))
             except Undecodable as error:
                 bad.append(f"`{path}` ({error})")
         if not probes:
@@ -314,7 +314,7 @@ class Native(Component):
         )
         return probes, notes
 
-    def _names(self, probe: Probe) -> tuple[str, ...]:
+    def _names(self, probe: StoredHeader) -> tuple[str, ...]:
         """Return the name of each channel that is read; nothing without names."""
         if self.names is None:
             picked = self.channels is None or max(self.channels) < len(probe.names)
@@ -327,7 +327,7 @@ class Native(Component):
             )
         return tuple(self.names)
 
-    def _ranges(self, probes: Sequence[Probe], bits: int) -> Ranges | None:
+    def _ranges(self, probes: Sequence[StoredHeader], bits: int) -> Ranges | None:
         """Return the range of each channel; `None` where it has to be measured."""
         channels = probes[0].channels
         if not isinstance(self.range, str):

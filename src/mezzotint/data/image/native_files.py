@@ -89,7 +89,7 @@ class StoredImages:
 
 
 @dataclass(frozen=True)
-class Probe:
+class StoredHeader:
     """What the header of a file states; `channels` are those that are read."""
 
     path: str
@@ -111,7 +111,7 @@ def type_kind(dtype: str) -> str:
     return "float" if np.dtype(dtype).kind == "f" else dtype.removeprefix("u")
 
 
-def difference(root: str, same: Sequence[Probe], odd: Sequence[Probe]) -> str:
+def difference(root: str, same: Sequence[StoredHeader], odd: Sequence[StoredHeader]) -> str:
     """Say in what files differ, and what to do."""
     channels = same[0].channels != odd[0].channels
     one, other = (
