@@ -158,13 +158,18 @@ def converted(x: Tensor, student: Input, teacher: Input, *, resize: bool = True)
     if (student == teacher and x.shape[1:] == teacher.shape) or not student.mean:
         return x
     shape = (1, -1, *(1,) * (x.ndim - 2))
-    mean, std = (torch.tensor(v, device=x.device).view(shape) for v in (student.mean, student.std))
+    mean, std = (_sent(v, x).view(shape) for v in (student.mean, student.std))
     plain = x.float() * std + mean
     if resize:
         plain = _with_channels(plain, teacher.shape[0])
         plain = resized(plain, teacher.shape[1:])
-    mean, std = (torch.tensor(v, device=x.device).view(shape) for v in (teacher.mean, teacher.std))
+    mean, std = (_sent(v, x).view(shape) for v in (teacher.mean, teacher.std))
     return (plain - mean) / std
+
+
+def _sent(values: Sequence[float], x: Tensor) -> Tensor:
+    """Send numbers to the device of a batch, without waiting for it."""
+    return torch.tensor(values).to(x.device, non_blocking=True)
 
 
 def resized(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -225,7 +230,8 @@ class FeatureCache:
         Raises:
             ValueError: for a view that was another one before.
         """
-        names, sums = [(index, name) for name in ids.tolist()], checksum(x).tolist()
+        samples, sums = torch.stack([ids, checksum(x)]).tolist()  # one reading of the device
+        names = [(index, sample) for sample in samples]
         known = [self._rows.get(name) for name in names]
         for (_, sample), entry, now in zip(names, known, sums, strict=True):
             if entry is not None and entry[0] != now:
@@ -236,7 +242,8 @@ class FeatureCache:
             entries = zip(sums, kept, strict=True)
             self._rows |= {n: (s, row.clone()) for n, (s, row) in zip(names, entries, strict=True)}
             return rows
-        return torch.stack([entry[1] for entry in known if entry is not None]).to(x.device)
+        stored = torch.stack([entry[1] for entry in known if entry is not None])
+        return stored.to(x.device, non_blocking=True)
 
 
 def not_repeated(what: str) -> str:
