@@ -561,13 +561,12 @@ def processes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[int], dict[tuple[str, str], Any]]:
     """Train what the chosen tests need on a number of processes, which are started once."""
-    chosen = [
-        item.callspec.params
+    chosen: list[dict[str, Any]] = [
+        dict(item.callspec.params)
         for item in request.session.items
-        if isinstance(item, pytest.Function)
-        and "processes" in item.fixturenames
-        and not item.callspec.params["cls"].process_dependence
+        if isinstance(item, pytest.Function) and "processes" in item.fixturenames
     ]
+    chosen = [one for one in chosen if not one["cls"].process_dependence]
 
     @functools.cache
     def results(world: int) -> dict[tuple[str, str], Any]:
