@@ -213,3 +213,23 @@ def start_words(folder: Path) -> list[tuple[str, bool]]:
         known = not math.isnan(one.low)
         said.append((f"Training {helped} on {one}." if known else f"No interval: {one}.", worse))
     return [*said[1:], said[0]] if outcome.kept != "start" else said
+
+
+def after_start(
+    folder: Path, leading: list[tuple[str, bool]], warns: bool
+) -> tuple[list[tuple[str, bool]], bool, list[tuple[str, bool]]]:
+    """Put what training changed of a start before what the encoder is worth.
+
+    Args:
+        folder: directory of a run; without `init` nothing changes.
+        leading: pieces of the headline, and whether each is emphasized.
+        warns: whether the headline is a warning.
+
+    Returns:
+        The pieces of the new headline, whether it is a warning, and the sentences below it.
+    """
+    started = start_words(folder)
+    if not started:
+        return leading, warns, []
+    (words, worse), *rest = started
+    return [(words, False)], worse, [*rest, ("".join(text for text, _ in leading), warns)]

@@ -30,11 +30,11 @@ from mezzotint.report.exports import exports_section
 from mezzotint.report.finetuning import compare_finetuned, is_finetuning
 from mezzotint.report.gallery import view_strips
 from mezzotint.report.headline import (
+    after_start,
     collapse_words,
     lead,
     sides_words,
     standing_words,
-    start_words,
 )
 from mezzotint.report.pictures import Picture, credit, drawable, drawn, plate
 from mezzotint.report.plots import charts_of_runs, number, run_charts
@@ -196,11 +196,7 @@ def _hero(
     leading, warns = lead(comparisons)
     if finetuned:
         leading, warns = finetuning.headline(comparisons, frozen=frozen), False
-    started = start_words(folder)
-    if started:  # what training changed comes first, and what the encoder is worth second
-        (words, worse), *rest = started
-        started = [*rest, ("".join(text for text, _ in leading), warns)]
-        leading, warns = [(words, False)], worse
+    leading, warns, started = after_start(folder, leading, warns)
     verdicts = [
         *started,
         finetuning.verdict(comparisons) if finetuned else sides_words(comparisons),

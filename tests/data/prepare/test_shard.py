@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named(photos: Path, tmp_path
 
 def test_shards_of_others_are_written_again_as_ours(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
-    rows = build("image_shards", image_parquet(tmp_path / "rows", 6))
+    rows: Any = build("image_shards", image_parquet(tmp_path / "rows", 6))
     done = shard(rows, tmp_path / "shards", samples=5)
     index = known(str(tmp_path / "shards"))
     assert done.splits == [("train", 12)] and done.classes == ["a", "b"] == list(index.classes)
