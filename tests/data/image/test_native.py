@@ -210,6 +210,7 @@ def test_keys_that_do_not_fit_the_files(tmp_path: Path) -> None:
     for given, message in (
         ({"channels": [0, 2]}, "2 channels, and data.reader.channels names 2"),
         ({"names": ["red"]}, "`data.reader.names` must have 2 names"),
+        ({"mean": [0.5], "std": [0.5]}, "has 2 channels, and data.reader.mean has others"),
         ({"range": [[0, 1], [0, 2], [0, 3]]}, "or 2 such pairs, .*, got 3 pairs"),
     ):
         with pytest.raises(ValueError, match=message):

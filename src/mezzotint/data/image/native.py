@@ -330,6 +330,9 @@ class Native(Component):
     def _ranges(self, probes: Sequence[StoredHeader], bits: int) -> Ranges | None:
         """Return the range of each channel; `None` where it has to be measured."""
         channels = probes[0].channels
+        if {len(v) for v in (self.mean, self.std) if v} - {channels}:
+            wrong = f"`{probes[0].path}` has {channels} channels, and data.reader.mean has others."
+            raise ValueError(f"{wrong} Use such images, or choose with data.reader.channels.")
         if not isinstance(self.range, str):
             if len(self.range) not in (1, channels):
                 raise ValueError(
