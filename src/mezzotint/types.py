@@ -131,6 +131,10 @@ class Input:
         """Normalize floats `[B, *sizes]` by channel: `(x − mean) / std`; token ids stay."""
         return modality_of(self).normalize(x, self)
 
+    def blank(self, count: int = 1) -> Tensor:
+        """Make samples `[count, *sizes]` of one value, to try a network with."""
+        return modality_of(self).blank(self, count)
+
     def prepare(self, x: Tensor) -> Tensor:
         """Turn stored samples `[B, *sizes]` into what an encoder takes: floats, normalized."""
         return self.normalize(self.as_float(x))

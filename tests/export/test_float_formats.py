@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mezzotint import load_encoder
+from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.onnx import load_exported
 from mezzotint.encoders.resnet import resnet18
@@ -22,6 +23,7 @@ from mezzotint.export.float_formats import (
     write_timm,
     write_torchvision,
 )
+from mezzotint.modality.modality import modality_names, modality_of
 from mezzotint.quant.bitwidth import FP32
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.types import Input
@@ -129,3 +131,22 @@ def test_torchvision_loads_the_same_network(tmp_path: Path) -> None:
         ValueError, match="take 3 channels, but the encoder has 1. Use `--format timm`"
     ):
         write_torchvision(resnet18(GRAY), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n == "tokens" else pytest.mark.slow) for n in modality_names()],
+)
+def test_every_modality_is_served_as_it_was_trained(name: str, tmp_path: Path) -> None:
+    """Token ids are integers in the file, too."""
+    example = modality_of(name).example
+    data: Source = construct(resolve(example.data, "Source", "data"), "Source", {})
+    torch.manual_seed(0)
+    config = resolve(example.encoder, "Encoder", "encoder")
+    encoder: Encoder = construct(config, "Encoder", {"Encoder": (data.input,)}).eval()
+    write_onnx(encoder, tmp_path / "encoder.onnx")
+    served = load_exported(tmp_path / "encoder.onnx")
+    x = data.input.prepare(torch.stack([data.read(i)["x"] for i in range(3)]))
+    assert data.input.blank(2).dtype == x.dtype and data.input.blank(2).shape == (2, *x.shape[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(served(x), encoder(x), atol=1e-4, rtol=1e-4)

@@ -231,7 +231,8 @@ def _kind_of_folder(path: str) -> str:
     listing = scan(path, frozenset().union(*_FOLDERS.values()))
     found = Counter(map(extension_of, listing.images))
     counts = {kind: sum(found[e] for e in known) for kind, known in _FOLDERS.items()}
-    data = [kind for kind, count in counts.items() if count and kind != "tokens"] or ["tokens"]
+    texts = [kind for kind, suffixes in _FOLDERS.items() if ".txt" in suffixes]
+    data = [kind for kind, count in counts.items() if count and kind not in texts] or texts
     first, *others = sorted(data, key=lambda kind: -counts[kind])
     if not counts[first]:
         files = Counter(extension_of(name) or "no suffix" for name in listing.others)

@@ -29,6 +29,7 @@ _FLOATS = {
     "tensor(float16)": torch.float16,
     "tensor(double)": torch.float64,
 }
+_IDS = {"tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
 
 
 class ForeignEncoder(Encoder):
@@ -205,14 +206,15 @@ def _input_of(
         not isinstance(size, int) or size == expected or axis >= len(shape) - free
         for axis, (size, expected) in enumerate(zip(sizes, shape, strict=True))
     )
-    if function.input_type not in _FLOATS or not fits:
+    known, words = (_FLOATS, "floats") if input.blank().is_floating_point() else (_IDS, "ids")
+    if function.input_type not in known or not fits:
         raise ValueError(
             f"`{path}` takes {function.input} {function.input_type} {function.input_shape}. It "
-            f"must take floats [batch, {', '.join(map(str, shape))}], the shape of the data. "
+            f"must take {words} [batch, {', '.join(map(str, shape))}], the shape of the data. "
             "Export the network for this shape, or choose other data."
         )
     length = sizes[-1] if free and isinstance(sizes[-1], int) else None
-    return _FLOATS[function.input_type], batch if isinstance(batch, int) else None, length
+    return known[function.input_type], batch if isinstance(batch, int) else None, length
 
 
 def _output_of(function: OnnxFunction, path: str | Path, output: str | None) -> tuple[str, int]:

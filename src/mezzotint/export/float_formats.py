@@ -63,7 +63,7 @@ def write_onnx(encoder: Encoder, path: Path) -> None:
 def _traced(encoder: Encoder) -> Any:
     """Trace a network to ONNX, with a free length if it takes any."""
     shape: dict[int, Any] = {0: torch.export.Dim("batch")}
-    example = torch.zeros(2, *encoder.input.shape)
+    example = encoder.input.blank(2)
     if takes_any_length(encoder):
         shape[len(encoder.input.shape)] = torch.export.Dim("length", min=2)
     with warnings.catch_warnings():
@@ -97,7 +97,7 @@ def takes_any_length(encoder: Encoder) -> bool:
 
 def write_torch_export(encoder: Encoder, path: Path) -> None:
     """Write a `.pt2` that `torch.export.load` opens, for any batch size."""
-    example = torch.zeros(2, *encoder.input.shape)
+    example = encoder.input.blank(2)
     with torch.no_grad():
         program = torch.export.export(
             encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)

@@ -203,7 +203,8 @@ class _Identity(Encoder):
 def _read_inputs(encoder: Encoder, source: Source, indices: Tensor, count: int) -> Tensor:
     """Read normalized samples, repeated if there are too few."""
     read = extract_readable(_Identity(encoder.input, 0), source, indices=indices[:count]).x
-    return read.repeat(-(-count // max(1, len(read))), 1)[:count].reshape(-1, *encoder.input.shape)
+    x = read.repeat(-(-count // max(1, len(read))), 1)[:count].reshape(-1, *encoder.input.shape)
+    return x.to(encoder.input.blank().dtype)  # token ids are read as floats too
 
 
 def _verify_batches(

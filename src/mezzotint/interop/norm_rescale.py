@@ -72,9 +72,8 @@ def scale_invariant(encoder: Encoder) -> dict[str, str]:
         hooks.append(module.register_forward_hook(note))
     with hooked(hooks), evaluating(encoder), torch.no_grad():
         parameter = next(encoder.parameters())
-        encoder(
-            torch.zeros(1, *encoder.input.shape, device=parameter.device, dtype=parameter.dtype)
-        )
+        x = encoder.input.blank().to(parameter.device)
+        encoder(x.to(parameter.dtype) if x.is_floating_point() else x)
     return {layer: norm for layer, norm in norms.items() if readers[layer] == [norm]}
 
 

@@ -278,7 +278,7 @@ def _map_channels(encoder: Encoder) -> int:
     """Count the channels of an encoder's feature map, by one sample of zeros."""
     with torch.no_grad(), evaluating(encoder):
         try:
-            _, found = encoder.features_and_map(torch.zeros(1, *encoder.input.shape))
+            _, found = encoder.features_and_map(encoder.input.blank())
         except ValueError as error:
             raise ValueError(f"`method.dense` with this student: {error}") from error
     return int(found.shape[1])

@@ -59,7 +59,7 @@ class Teachers:
         for path, network in zip(paths, self.networks, strict=True) if dense else ():
             try:
                 with torch.no_grad():
-                    _, grid = network.features_and_map(torch.zeros(1, *network.input.shape))
+                    _, grid = network.features_and_map(network.input.blank())
             except ValueError as error:
                 raise ValueError(f"`method.dense` with the teacher `{path}`: {error}") from error
             self.maps.append((grid.shape[1], grid.shape[2], grid.shape[3]))

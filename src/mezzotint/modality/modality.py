@@ -125,6 +125,10 @@ class Modality(ABC):
         """Return the size of the first axis that every sample must have; `None` for any."""
         return input.shape[0]
 
+    def blank(self, input: "Input", count: int) -> Tensor:
+        """Make samples `[count, *sizes]` of one value in the type that an encoder takes."""
+        return torch.zeros(count, *input.shape)
+
     def as_float(self, x: Tensor) -> Tensor:
         """Convert stored values to floats: uint8 to [0, 1], all others as they are."""
         return x.float().div(255.0) if x.dtype == torch.uint8 else x.float()

@@ -60,6 +60,10 @@ class TokensModality(Modality):
         """Return `None`: texts may have any length."""
         return None
 
+    def blank(self, input: "Input", count: int) -> Tensor:
+        """Ids, none of which is padding."""
+        return torch.full((count, *input.shape), input.vocabulary - 1, dtype=torch.int64)
+
     def as_float(self, x: Tensor) -> Tensor:
         """Return the ids as they are."""
         return x

@@ -373,5 +373,5 @@ def test_a_palette_image_is_refused() -> None:
 def test_the_guide_runs() -> None:
     guide = ROOT / "docs" / "randomized-quantization.md"
     blocks = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     exec("\n".join(blocks), {})

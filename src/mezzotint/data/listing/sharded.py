@@ -61,15 +61,15 @@ def kind_of_packed(path: str, suffix: str) -> str:
     if suffix != ".tar":
         return kind_of_rows(path)
     found = suffixes_in(path)
-    known = {"image": EXTENSIONS, "audio": AUDIO_EXTENSIONS}
-    modalities = [modality for modality, suffixes in known.items() if found & suffixes]
-    if len(modalities) != 1:
-        what = "both images and sounds" if modalities else "no images and no sounds"
+    known = {"image_shards": EXTENSIONS, "audio_shards": AUDIO_EXTENSIONS}
+    kinds = [kind for kind, suffixes in known.items() if found & suffixes]
+    if len(kinds) != 1:
+        what = "both images and sounds" if kinds else "no images and no sounds"
         raise ValueError(
             f"`{path}` has tar files with {what}. Name files of one modality, or say which with "
             "data.kind=image_shards or audio_shards."
         )
-    return f"{modalities[0]}_shards"
+    return kinds[0]
 
 
 class Sharded(Source, abstract=True):
