@@ -89,6 +89,21 @@ def image_folder(root: Path) -> list[Config]:
     return [splits, example("image_folder", root / "plain")]
 
 
+def native(root: Path) -> list[Config]:
+    """Two arrays of four channels in a file, deeper than 8 bits but in one file."""
+    for name, n in names(8):
+        path = root / "arrays" / name / f"{n}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        x, x2 = (noise(4, 20, 24 + i)[..., :24].astype(np.uint16) * 200 + 7 * n for i in range(2))
+        np.savez(path, x=(x // 256).astype(np.uint8) if (name, n) == ("a", 1) else x, x2=x2)
+    folder = {"kind": "image_folder", "root": str(root / "arrays"), "size": 16}
+    reader = {"kind": "native", "array": "x"}
+    return [
+        {**folder, "reader": reader},
+        {**folder, "reader": {**reader, "range": "percentiles"}},
+    ]
+
+
 def image_tags(root: Path) -> list[Config]:
     rows = ["Path,Path2,cat,dog"]
     for name, n in names(4):
@@ -205,7 +220,7 @@ def video_folder(root: Path) -> list[Config]:
 MAKERS: dict[str, Callable[[Path], list[Config]]] = {
     function.__name__: function
     for function in (
-        arrays, audio_folder, captioned_images, cifar100, image_folder, image_tags, labeled,
+        arrays, audio_folder, captioned_images, cifar100, image_folder, image_tags, labeled, native,
         point_clouds, series, table, tokens, transfer_set, video_folder,
     )
 }  # fmt: skip
@@ -248,6 +263,10 @@ def other_files(kind: str, key: str, root: Path, config: Config) -> list[Any]:
         return ["people", "code"]
     if key == "group":
         return [r"(\d)\.", "([ab])"]
+    if kind == "native":
+        own = {"channels": [[0, 2]], "names": [list("rgbn")], "axes": ["NHW"], "array": ["x2"],
+               "dtype": ["uint8"], "mean": [[0.5] * 4], "std": [[0.5] * 4]}  # fmt: skip
+        return own.get(key, [])
     if key == "task":
         return ["category/within-style"]
     lists: dict[str, list[Any]] = {

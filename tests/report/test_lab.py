@@ -182,8 +182,8 @@ def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> 
         (["points/furniture_simclr", "--policy", "simclr"], "`--policy` needs images"),
         (
             ["furniture"],
-            "is embedded points data. Supported for image: a folder, .npy, .npz; "
-            "embedded data: emoji",
+            "is embedded points data. Supported for image: a folder, .arrow, .npy, .npz, .parquet, "
+            ".tar; embedded data: emoji",
         ),
         (["emoji", "views.flip=0"], "Only options may follow data"),
     ],
