@@ -35,6 +35,7 @@ def test_features_of_fewer_directions_are_warned_of() -> None:
     assert not warning({"drift/rank": 0.9}) and not warning({"loss": 1.0})
 
 
+@pytest.mark.filterwarnings("ignore:The linear probe stopped")  # on features of a planted rate
 def test_a_run_logs_its_drift_and_warns_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
