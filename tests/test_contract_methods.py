@@ -557,14 +557,14 @@ def _worker(rank: int, folder: str, world: int, cases: Sequence[Case]) -> None:
 
 
 @pytest.fixture(scope="session")
-def processes(
+def trained_on_processes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[int], dict[tuple[str, str], Any]]:
     """Train what the chosen tests need on a number of processes, which are started once."""
     chosen: list[dict[str, Any]] = [
         dict(item.callspec.params)
         for item in request.session.items
-        if isinstance(item, pytest.Function) and "processes" in item.fixturenames
+        if isinstance(item, pytest.Function) and "trained_on_processes" in item.fixturenames
     ]
     chosen = [one for one in chosen if not one["cls"].process_dependence]
 
@@ -586,12 +586,12 @@ def test_several_processes_train_as_one(
     cls: type[Method],
     network: str,
     world: int,
-    processes: Callable[[int], dict[tuple[str, str], Any]],
+    trained_on_processes: Callable[[int], dict[tuple[str, str], Any]],
 ) -> None:
     if cls.process_dependence:
         pytest.skip(cls.process_dependence)
     losses, expected, state = _outcome(cls, network, 0, 1)
-    found, found_gradients, found_state = processes(world)[cls.__name__, network]
+    found, found_gradients, found_state = trained_on_processes(world)[cls.__name__, network]
     exact = network == "fp64"
     assert found == pytest.approx(losses, rel=1e-5, abs=1e-5)
     assert_close(found_gradients, expected, 1e-8 if exact else 1e-4)
