@@ -264,8 +264,10 @@ def other_files(kind: str, key: str, root: Path, config: Config) -> list[Any]:
     if key == "group":
         return [r"(\d)\.", "([ab])"]
     if kind == "native":
-        own: dict[str, list[Any]] = {"channels": [[0, 2]], "names": [list("rgbn")], "axes": ["NHW"], "array": ["x2"],
-               "dtype": ["uint8"], "mean": [[0.5] * 4], "std": [[0.5] * 4]}  # fmt: skip
+        own: dict[str, list[Any]] = {
+            "channels": [[0, 2]], "names": [list("rgbn")], "axes": ["NHW"], "array": ["x2"],
+            "dtype": ["uint8"], "mean": [[0.5] * 4], "std": [[0.5] * 4],
+        }  # fmt: skip
         return own.get(key, [])
     if key == "task":
         return ["category/within-style"]
