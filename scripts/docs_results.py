@@ -281,10 +281,11 @@ def _mup() -> tuple[str, str]:
     for kind, width, cells in re.findall(r"^\| (\w+) \| (\d+)[^|]*\| [^|]+\|(.*)\|$", text, re.M):
         found = [c for c in cells.split("|") if re.search(r"\d", c)]
         if len(found) == len(rates) and kind in ("both", "muP"):
-            series[f"width {width}"] = [number(cell) for cell in found]
+            # The first table has three seeds.
+            series.setdefault(f"width {width}", [number(cell) for cell in found])
     return lines(series, rates), (
-        "Training loss by learning rate at three widths in muP, one seed: the best rate stays "
-        "within one step of the grid while the width grows fourfold."
+        "Training loss by learning rate at three widths in muP, mean of three seeds: the best rate "
+        "stays within one step of the grid while the width grows fourfold."
     )
 
 

@@ -61,7 +61,7 @@ class TokensModality(Modality):
         return None
 
     def blank(self, input: "Input", count: int) -> Tensor:
-        """Ids, none of which is padding."""
+        """Make ids of the last word, so that nothing is padding."""
         return torch.full((count, *input.shape), input.vocabulary - 1, dtype=torch.int64)
 
     def as_float(self, x: Tensor) -> Tensor:
