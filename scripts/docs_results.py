@@ -277,7 +277,7 @@ def _masked() -> tuple[str, str]:
 def _mup() -> tuple[str, str]:
     text = (FOLDER / "mup.md").read_text(encoding="utf-8")
     rates = [f"2^−{n}" for n in range(10, 4, -1)]
-    series = {}
+    series: dict[str, list[Value]] = {}
     for kind, width, cells in re.findall(r"^\| (\w+) \| (\d+)[^|]*\| [^|]+\|(.*)\|$", text, re.M):
         found = [c for c in cells.split("|") if re.search(r"\d", c)]
         if len(found) == len(rates) and kind in ("both", "muP"):

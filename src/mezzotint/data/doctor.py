@@ -38,7 +38,7 @@ _FOLDERS = {
     "point_clouds": frozenset(".npy .npz .off .obj .ply .stl .h5 .hdf5".split()),
     "tokens": frozenset(".txt .text .md".split()),
 }
-"""Source of a folder by the extension that most of its files have."""
+"""Source of a folder by the extension that most of its files have; texts come last."""
 _MINOR = 0.1  # files of another kind, as a fraction of the first, that may lie in between
 _FILES = {
     ".h5": "point_clouds", ".hdf5": "point_clouds", ".ts": "series", ".arff": "table",
@@ -231,9 +231,8 @@ def _kind_of_folder(path: str) -> str:
     listing = scan(path, frozenset().union(*_FOLDERS.values()))
     found = Counter(map(extension_of, listing.images))
     counts = {kind: sum(found[e] for e in known) for kind, known in _FOLDERS.items()}
-    texts = [kind for kind, suffixes in _FOLDERS.items() if ".txt" in suffixes]
-    data = [kind for kind, count in counts.items() if count and kind not in texts] or texts
-    first, *others = sorted(data, key=lambda kind: -counts[kind])
+    *rest, texts = _FOLDERS
+    first, *others = sorted(filter(counts.get, rest), key=lambda kind: -counts[kind]) or [texts]
     if not counts[first]:
         files = Counter(extension_of(name) or "no suffix" for name in listing.others)
         seen = ", ".join(f"{n} {suffix}" for suffix, n in files.most_common(3)) or "no files"
