@@ -16,7 +16,7 @@ from mezzotint.evaluation.summary import summary
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.report.headline import start_words
 from mezzotint.report.page import write_report
-from mezzotint.runs.evaluate import evaluate, measure_run
+from mezzotint.runs.evaluate import evaluate
 from mezzotint.train.loop import pretrain
 from tests.tiny import config
 from tests.untrained_run import make_run
@@ -58,7 +58,7 @@ def test_the_report_shows_features_that_the_evaluation_extracted(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = shutil.copytree(run, tmp_path / "one")
-    _, known = measure_run(one)
+    known = evaluate(one).features
     assert set(known) == {OWN, RAW, UNTRAINED}
     extracted: list[int] = []
     monkeypatch.setattr("mezzotint.report.neighbors._features", lambda *given: extracted.append(1))
@@ -66,8 +66,8 @@ def test_the_report_shows_features_that_the_evaluation_extracted(
     monkeypatch.undo()
     assert not extracted
     assert again == write_report(one).read_text(encoding="utf-8")
-    other, known = measure_run(one, data=Recipe.build(config()).data)
-    assert other.rows and not known, "features of other data are not the run's"
+    other = evaluate(one, data=Recipe.build(config()).data)
+    assert other.rows and not other.features, "features of other data are not the run's"
 
 
 def test_fewer_probes_keep_what_other_probes_measured(run: Path, tmp_path: Path) -> None:

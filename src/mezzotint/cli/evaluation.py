@@ -106,11 +106,11 @@ def evaluate_run(
 
     folder = results_directory(run)
     with showing(mode, limit_s=limit_s * (1.0 - Budget.page)) as progress:
-        _, features = evaluate.measure_run(run, overrides, **options)
+        evaluation = evaluate.evaluate(run, overrides, **options)
         if not dist.is_main():
             return
         with part("page"):
-            page = write_report(folder, known=features)
+            page = write_report(folder, known=evaluation.features)
     if progress.left_out:
         words = ", ".join(progress.left_out)
         text = f"left out, to stay within the time of an evaluation: {words}; measure them with "

@@ -13,14 +13,17 @@ the one of paired proportions, which is narrower than the interval of either val
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mezzotint.evaluation.probe import Row
 from mezzotint.files import read_json, write_json
 from mezzotint.types import Unreadable
+
+if TYPE_CHECKING:
+    from mezzotint.evaluation.features import Extraction
 
 _Z = 1.959964
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -191,11 +194,13 @@ class Evaluation:
         rows: all results; `metric` is `TASK/METRIC`, and `all/METRIC` without a task.
         verdict: collapse or not, in words.
         bad: samples that could not be read and were left out.
+        features: of `OWN`, `RAW` and `UNTRAINED`, for the report; not written.
     """
 
     rows: list[Row]
     verdict: str
     bad: tuple[Unreadable, ...] = ()
+    features: Mapping[str, "Extraction"] = field(default_factory=dict, repr=False, compare=False)
 
     def with_protocol(self, **changes: Any) -> "Evaluation":
         """Return the results with some fields of every row's protocol changed."""

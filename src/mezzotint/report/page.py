@@ -65,7 +65,7 @@ def write_report(
     Args:
         run: directory of a run; any of its files may be missing.
         compare: other runs, whose values at low bits are drawn into the same charts.
-        known: features that an evaluation has extracted; see `measure_run`.
+        known: features that an evaluation has extracted; see `Evaluation`.
 
     Returns:
         The path of the page.

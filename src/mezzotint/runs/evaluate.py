@@ -1,5 +1,6 @@
 """Evaluation of a run or of another project's encoder."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.before_after import TaskChange, changes, write_changes
 from mezzotint.evaluation.bits import check_input_bits, evaluate_bits, input_bit_rows
-from mezzotint.evaluation.features import Extraction, Reading
+from mezzotint.evaluation.features import Reading
 from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import (
@@ -61,30 +62,12 @@ def evaluate(
 
     With several processes, all call it together; they divide the samples, and the main one writes.
 
+    Returns:
+        The results; with features where they are those of the run on its own data.
+
     Raises:
         ValueError: when the directory is not a finished run, or the file holds no encoder; for
             clips or crops of data without them, or at low bits.
-    """
-    return measure_run(
-        run, overrides, data=data, model=model, clips=clips, crops=crops, input_bits=input_bits
-    )[0]
-
-
-def measure_run(
-    run: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    data: str | Source | None = None,
-    model: Encoder | None = None,
-    clips: int = 1,
-    crops: int = 1,
-    input_bits: Sequence[int] = (),
-) -> tuple[Evaluation, dict[str, Extraction]]:
-    """Do what `evaluate` does, and return the features too, which the report shows.
-
-    Returns:
-        The results, and the features of `OWN`, `RAW` and `UNTRAINED`, as far as they are of the
-        encoder and the data of the run itself.
     """
     folder = results_directory(run)
     measured = subject(run, data, overrides, model=model)
@@ -130,7 +113,7 @@ def measure_run(
         dist.on_main(lambda: write_changes(folder, changed))
     usual = network == ("online", "backbone") and (clips, crops) == (1, 1)
     of_run = usual and data is None and model is None and not overrides
-    return evaluation, features if of_run else {}
+    return dataclasses.replace(evaluation, features=features) if of_run else evaluation
 
 
 def _input_curve(
