@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,21 +11,27 @@ import torch
 from torch import Tensor
 
 from mezzotint import quant
+from mezzotint.augment.image.multi_augment import LocalLoss, MultiAugment
+from mezzotint.augment.image.policies import Policy
 from mezzotint.encoders.resnet import resnet8
-from mezzotint.methods.byol import squared_distance
+from mezzotint.methods.byol import BYOL, squared_distance
 from mezzotint.methods.code_targets import Targets, code_loss
 from mezzotint.methods.dino import DINO
 from mezzotint.methods.emix import mixture_loss
 from mezzotint.methods.lejepa import prediction, sigreg
 from mezzotint.methods.mae import standardize
-from mezzotint.methods.moco import queue_contrast
+from mezzotint.methods.method import cosine_momentum
+from mezzotint.methods.moco import MoCo, queue_contrast
 from mezzotint.methods.mocov3 import contrast
+from mezzotint.methods.siamese import over_pairs
 from mezzotint.methods.simclr import nt_xent
 from mezzotint.methods.simsiam import negative_cosine
+from mezzotint.optim import mup
 from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
 from tests import ROOT
+from tests.methods.pair_masks import build, make_views
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import draw_methods  # noqa: E402
@@ -101,6 +108,49 @@ def emix() -> tuple[Tensor, Tensor]:
     return code("dabs.md")(A, B, partner, weight), ours
 
 
+def factors() -> tuple[Tensor, Tensor]:
+    """MoCo and BYOL are one sum with two distances, for a symmetric loss or not."""
+    loss, views = code("siamese-factors.md"), make_views(2, 6)
+    shown, ours = [], []
+    for cls, keywords in (
+        (MoCo, {"head": "byol", "symmetric": True, "queue_size": 20}),
+        (MoCo, {"queue_size": 20}),
+        (BYOL, {"reduction": "sum"}),
+    ):
+        method = build(cls, **keywords)
+        zs, ps = method.online(views)
+        ts = method.targets(views, zs)
+        distance = squared_distance
+        if isinstance(method, MoCo):
+            queue, heat = method.queue.clone(), method.temperature
+            distance = lambda q, k, n=queue, h=heat: queue_contrast(q, k, n, h)[0]  # noqa: E731
+        shown.append(loss(ps, ts, distance, len(ps) == 2))
+        ours.append(method.compare(ps, ts, views)[0])
+    momentum = code("siamese-factors.md", "momentum")
+    shown += [torch.tensor(momentum(0.99, s)) for s in (0.0, 0.3, 1.0)]
+    ours += [torch.tensor(cosine_momentum(0.99, s)) for s in (0.0, 0.3, 1.0)]
+    return (torch.stack(shown) * torch.arange(1, 7)).sum(), (
+        torch.stack(ours) * torch.arange(1, 7)
+    ).sum()
+
+
+def local_pairs() -> tuple[Tensor, Tensor]:
+    """Two global and two local views, in both ways of comparing."""
+    rows_of = [rows(6, 5, seed=seed) for seed in range(8)]
+    ps, ts = rows_of[:4], dict(enumerate(rows_of[4:]))
+    shown, ours = [], []
+    for compare, targets in (("local_global", (0, 1)), ("local_local", (2, 3))):
+        local_loss = LocalLoss(compare=compare, weight=0.7)
+        made = MultiAugment(policies=[Policy(transforms=[])], num_local=2, local_loss=local_loss)
+        chosen, weights = made.pairing(0.0)
+        assert weights is not None
+        views = replace(make_views(4, 6), pairs=chosen, weights=torch.tensor(weights))
+        ours.append(over_pairs(squared_distance, ps, ts, views, "sum"))
+        loss = code("multi-augmentation.md")
+        shown.append(loss(ps, ts, squared_distance, (0, 1), 0.7, targets))
+    return shown[0] + 2 * shown[1], ours[0] + 2 * ours[1]
+
+
 QUEUE = torch.nn.functional.normalize(rows(9, 5, seed=7), dim=1)
 LOSSES: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
     "simclr": lambda: (code("methods/simclr.md")(A, B), nt_xent(torch.stack([A, B]), 0.2)[0]),
@@ -120,6 +170,7 @@ LOSSES: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
     ),
     "distill": lambda: (code("distillation.md")(A, B), negative_cosine(A, B)),
     "dino": dino, "ssql": ssql, "lejepa": lejepa, "bridle": bridle, "emix": emix,
+    "siamese factors": factors, "massrl": local_pairs,
 }  # fmt: skip
 
 
@@ -128,6 +179,28 @@ def test_the_lines_of_the_page_are_the_loss(name: str) -> None:
     shown, ours = LOSSES[name]()
     torch.testing.assert_close(shown, ours, rtol=1e-5, atol=1e-6)
     assert ours.ndim == 0 and ours.abs() > 1e-3
+
+
+def test_the_rates_and_the_readout_of_the_page_are_those_of_mup() -> None:
+    def net(width: int) -> torch.nn.Module:
+        layers = torch.nn.Linear(3, width), torch.nn.Linear(width, width), mup.MuReadout(width, 2)
+        return torch.nn.Sequential(*layers)
+
+    model = mup.set_base_shapes(net(8), net(2), delta=net(4))
+    optimizer = mup.MuAdamW(model, lr=0.01, weight_decay=0.1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    roles = {"0.weight": "input", "1.weight": "hidden", "1.bias": "vector", "2.weight": "output"}
+    for name, role in roles.items():
+        shown = code("mup.md", "scaled")(role, 0.01, 0.1, 4.0)
+        assert found[name] == pytest.approx(shown), role
+    x, last = rows(5, 8), model[2]
+    shown = code("mup.md", "readout")(x, last.weight, last.bias, 4.0)
+    torch.testing.assert_close(last(x), shown)
 
 
 def test_the_map_of_the_page_keeps_order_and_has_so_few_values() -> None:
