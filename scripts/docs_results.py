@@ -1,7 +1,9 @@
 """The page of results: a plot and a sentence for each measurement, from `benchmarks/results/`.
 
+    python scripts/docs_results.py        # writes the plots of other pages to docs/images/results
+
 Numbers are read from the tables of the files, so the page says what they say. Tables, commands,
-commits and hardware stay there.
+commits and hardware stay there. Plots of other pages are files that a test compares.
 """
 
 import re
@@ -11,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "results"
+PLOTS = Path(__file__).parent.parent / "docs" / "images" / "results"
 _COLORS = ("#1565c0", "#e65100", "#78909c", "#2e7d32")
 _VALUE = re.compile(
     r"([+−-]?[\d.,]+)(?: ± ([\d.]+))?(?: \(([+−-]?[\d.,]+) (?:–|to) ([+−-]?[\d.,]+)\))?"
@@ -324,6 +327,45 @@ RESULTS = (
     Result("Memory of large batches", "gradient_cache.md", _memory),
 )
 
+_ARMS = {
+    "both": "geometry and quantization", "geometry": "geometry", "quantization": "quantization",
+    "none": "no augmentation", "untrained": "untrained encoder",
+}  # fmt: skip
+
+
+def _by_views(section: str, task: str, **arms: str) -> str:
+    """Bars of the arms of one modality, by the linear probe on one task.
+
+    Args:
+        section: of `modalities.md`.
+        task: the task of the row.
+        arms: other names of arms, for arms whose views have a name.
+    """
+    (row,) = (r for r in tables("modalities.md", section)[0] if r["0"] == f"{task}, linear")
+    found = {title: number(row[arm]) for arm, title in (_ARMS | arms).items()}
+    others = {name.strip("*"): cell for name, cell in row.items() if name.startswith("*") and cell}
+    found |= {name: number(cell) for name, cell in others.items()}
+    return bars(found)
+
+
+def _norm_rescale() -> str:
+    rows = tables("norm_rescale.md")[1]
+    names = {f"{row['pretrained with']}, {row['1']}": row for row in rows}
+    kept = {name: number(row["lr 0.01"]) for name, row in names.items() if "lr 16" not in name}
+    return bars(kept)
+
+
+# Plots of other pages than the results, by the name of their file.
+OF_PAGES: Mapping[str, Callable[[], str]] = {
+    "audio_views": lambda: _by_views(
+        "audio", "language/few-shot", both="crop, mixture, quantization", geometry="crop, mixture"
+    ),
+    "points_views": lambda: _by_views("points", "object/1-percent"),
+    "series_views": lambda: _by_views("series", "exercise/held-out-subjects"),
+    "norm_rescale": _norm_rescale,
+    "siamese_factors": lambda: _siamese()[0],
+}
+
 _HEAD = """\
 # Results
 
@@ -351,3 +393,14 @@ def pages() -> dict[str, str]:
     listed = (f"[{m[1] if m else n[:-3]}](results/{n})" for n, m in titles.items())
     parts.append("## All files\n\n" + " · ".join(listed) + "\n")
     return {"results.md": "\n".join(parts)} | found
+
+
+def main() -> None:
+    """Write the plots of other pages."""
+    PLOTS.mkdir(parents=True, exist_ok=True)
+    for name, draw in OF_PAGES.items():
+        (PLOTS / f"{name}.svg").write_text(draw(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
 """Pages of methods: the few lines of each loss are the package's loss, and diagrams are current."""
 
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -108,6 +109,10 @@ def emix() -> tuple[Tensor, Tensor]:
     return code("dabs.md")(A, B, partner, weight), ours
 
 
+def info_nce(queue: Tensor, temperature: float, q: Tensor, k: Tensor) -> Tensor:
+    return queue_contrast(q, k, queue, temperature)[0]
+
+
 def factors() -> tuple[Tensor, Tensor]:
     """MoCo and BYOL are one sum with two distances, for a symmetric loss or not."""
     loss, views = code("siamese-factors.md"), make_views(2, 6)
@@ -120,10 +125,9 @@ def factors() -> tuple[Tensor, Tensor]:
         method = build(cls, **keywords)
         zs, ps = method.online(views)
         ts = method.targets(views, zs)
-        distance = squared_distance
+        distance: Callable[..., Any] = squared_distance
         if isinstance(method, MoCo):
-            queue, heat = method.queue.clone(), method.temperature
-            distance = lambda q, k, n=queue, h=heat: queue_contrast(q, k, n, h)[0]  # noqa: E731
+            distance = functools.partial(info_nce, method.queue.clone(), method.temperature)
         shown.append(loss(ps, ts, distance, len(ps) == 2))
         ours.append(method.compare(ps, ts, views)[0])
     momentum = code("siamese-factors.md", "momentum")
@@ -139,8 +143,8 @@ def local_pairs() -> tuple[Tensor, Tensor]:
     rows_of = [rows(6, 5, seed=seed) for seed in range(8)]
     ps, ts = rows_of[:4], dict(enumerate(rows_of[4:]))
     shown, ours = [], []
-    for compare, targets in (("local_global", (0, 1)), ("local_local", (2, 3))):
-        local_loss = LocalLoss(compare=compare, weight=0.7)
+    kinds = (LocalLoss(weight=0.7), (0, 1)), (LocalLoss(compare="local_local", weight=0.7), (2, 3))
+    for local_loss, targets in kinds:
         made = MultiAugment(policies=[Policy(transforms=[])], num_local=2, local_loss=local_loss)
         chosen, weights = made.pairing(0.0)
         assert weights is not None
@@ -182,7 +186,7 @@ def test_the_lines_of_the_page_are_the_loss(name: str) -> None:
 
 
 def test_the_rates_and_the_readout_of_the_page_are_those_of_mup() -> None:
-    def net(width: int) -> torch.nn.Module:
+    def net(width: int) -> torch.nn.Sequential:
         layers = torch.nn.Linear(3, width), torch.nn.Linear(width, width), mup.MuReadout(width, 2)
         return torch.nn.Sequential(*layers)
 
@@ -198,7 +202,7 @@ def test_the_rates_and_the_readout_of_the_page_are_those_of_mup() -> None:
     for name, role in roles.items():
         shown = code("mup.md", "scaled")(role, 0.01, 0.1, 4.0)
         assert found[name] == pytest.approx(shown), role
-    x, last = rows(5, 8), model[2]
+    x, last = rows(5, 8), model.get_submodule("2")
     shown = code("mup.md", "readout")(x, last.weight, last.bias, 4.0)
     torch.testing.assert_close(last(x), shown)
 

@@ -120,6 +120,14 @@ def test_results_say_what_their_tables_say() -> None:
     assert "0.598 of them" in page and "hand-made features reach 0.458" in page
 
 
+def test_plots_of_pages_are_those_of_the_tables() -> None:
+    used = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs").glob("*.md"))
+    for name, draw in docs_results.OF_PAGES.items():
+        path = docs_results.PLOTS / f"{name}.svg"
+        assert path.read_text(encoding="utf-8") == draw(), "run scripts/docs_results.py"
+        assert f"](images/results/{name}.svg)" in used
+
+
 @pytest.mark.parametrize(
     ("cell", "value"),
     [

@@ -29,6 +29,7 @@ def test_the_best_probes_of_both_sides_are_paired_sample_by_sample() -> None:
     assert "kind/test (linear and knn): 0.375 before, 0.625 after training (+0.250, 95 %" in str(
         one
     )
+    assert "0.375 after training (−0.250, 95 % interval −0." in str(changes(after, before)[0])
 
 
 def test_a_probe_without_seeds_is_paired_with_every_seed_of_the_other() -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from mezzotint.detection.recipes import FAMILIES as TRANSFER
 from mezzotint.detection.recipes import shipped_transfers
+from mezzotint.encoders.vit import ViT
 from mezzotint.recipe.json_schema import _bounds, _demands, accepted, recipe_schema
 from mezzotint.recipe.reading import read_yaml, shipped
 from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.recipe.signatures import index
+from mezzotint.types import Input
 
 VALIDATOR = jsonschema.Draft202012Validator(recipe_schema())
 RECIPE: dict[str, Any] = {
@@ -90,10 +92,14 @@ def test_every_default_is_in_its_own_range() -> None:
     assert ranges > 150
 
 
-@pytest.mark.parametrize("family", ["Transform", "Schedule", "Optimizer", "Probe", "Observer"])
+FAMILIES = ["Transform", "Schedule", "Optimizer", "Probe", "Observer", "Method", "Decoder"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_constructor_refuses_what_is_just_outside(family: str) -> None:
     """What the page says of a range is what the class does, for every key with a range."""
     tried = 0
+    network = ViT(Input((1, 8, 8), (0.5,), (0.5,)), patch=4, width=8, depth=1, heads=1)
     for kind, entry in index().members(family).items():
         if kind in ("normalize", "per_frame"):  # need values of their own
             continue
@@ -110,9 +116,35 @@ def test_the_constructor_refuses_what_is_just_outside(family: str) -> None:
             outside = low if "exclusiveMinimum" in bounds else low - step
             value = int(outside) if types == {int} else float(outside)
             with pytest.raises((ValueError, RecipeError), match=name):
-                construct(resolve({"kind": kind, **needed, name: value}, family, "x"), family, {})
+                given = resolve({"kind": kind, **needed, name: value}, family, "x")
+                construct(given, family, {"Method": (network,)})
             tried += 1
     assert tried >= 3, family
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "demand"),
+    [
+        ("color_jitter", "p", "a probability of 0 to 1"),  # by a function that is given the name
+        ("two_views", "flip", "a probability of 0 to 1"),  # by a dataclass
+        ("byol_a", "mixup", "0 to 1"),  # its own words, not those of a part
+        ("audio_ntt", "running_norm", ""),  # of a part that the default leaves out
+        ("vit", "heads", "1 or more"),  # by a function that takes any keywords
+        ("embedded_images", "part", ""),
+    ],
+)
+def test_what_a_part_demands_is_demanded_of_the_key_that_it_gets(
+    kind: str, name: str, demand: str
+) -> None:
+    (entry,) = (
+        e
+        for entries in index().kinds.values()
+        for e in entries
+        if e.kind == kind and not e.abstract
+    )
+    assert accepted(entry, entry.keys[name]) == demand
+    (policy,) = (e for e in index().members("Policy").values() if e.kind == "simclr")
+    assert accepted(policy, policy.keys["gray_p"]) == "a probability of 0 to 1"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mezzotint.encoders.vit import ViT, blocks, initialize
 from mezzotint.modality.patches import take
-from mezzotint.recipe.component import Component
+from mezzotint.recipe.component import Component, require_sizes
 
 
 class Decoder(Component):
@@ -43,6 +43,7 @@ class Decoder(Component):
         window: int = 0,
         shift: list[int] | None = None,
     ) -> None:
+        require_sizes("decoder", width=width, depth=depth, heads=heads)
         if window < 0 or window == 1:
             raise ValueError(
                 f"`decoder.window` must be 0 (all patches) or at least 2, got {window}. Try 4."

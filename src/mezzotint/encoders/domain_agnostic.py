@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mezzotint.encoders.vit import Attention, ViT, initialize
 from mezzotint.modality.patches import LearnedPositions
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Input
 
 
@@ -87,7 +88,9 @@ class DomainAgnostic(ViT):
             raise ValueError(
                 f"`dropout` must be at least 0 and below 1, got {dropout}. DABS uses 0.1."
             )
-        inner, hidden = inner or 2 * width, hidden or 2 * width
+        inner = 2 * width if inner is None else inner
+        hidden = 2 * width if hidden is None else hidden
+        require_sizes("encoder", width=width, heads=heads, inner=inner, hidden=hidden)
         # Blocks of `ViT` are replaced below; one head fits any width.
         super().__init__(input, width=width, depth=depth, heads=1, patch=patch, pool="cls")
         self.heads = heads

@@ -36,6 +36,7 @@ from mezzotint.modality.patches import (
     grid_positions,
     take,
 )
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Input
 
 Pool = Literal["mean", "cls", "patches"]
@@ -199,6 +200,7 @@ class ViT(Encoder):
         group_size: int = 32,
         initialization: Initialization = "mae",
     ) -> None:
+        require_sizes("encoder", width=width, heads=heads, groups=groups, group_size=group_size)
         super().__init__(input, width)
         self.heads, self.pools = heads, pool
         if pool not in ("mean", "cls", "patches"):

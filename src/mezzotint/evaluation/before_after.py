@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mezzotint.evaluation.metrics import Accuracy
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.results import MAIN_METRICS, change
+from mezzotint.evaluation.results import MAIN_METRICS, change, signed
 from mezzotint.evaluation.summary import MEASURES, ResultKey, grouped
 from mezzotint.files import require_seal, write_json
 
@@ -46,9 +46,9 @@ class TaskChange:
         task, _, measure = self.metric.rpartition("/")
         probe = self.probes[0] if len(set(self.probes)) == 1 else " and ".join(self.probes)
         named = " ".join(filter(None, (probe, MEASURES.get(measure, measure))))
-        difference = f"{self.after - self.before:+.3f}"
+        difference = signed(self.after - self.before)
         if not math.isnan(self.low):
-            difference += f", 95 % interval {self.low:+.3f} to {self.high:+.3f}"
+            difference += f", 95 % interval {signed(self.low)} to {signed(self.high)}"
         return (
             f"{task} ({named}): {self.before:.3f} before, {self.after:.3f} after training "
             f"({difference})"

@@ -25,6 +25,7 @@ from mezzotint.methods.method import (
     momentum_update,
 )
 from mezzotint.methods.siamese import Reduction, Siamese, each_view, over_pairs, target_views
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Views
 
 MomentumSchedule = Literal["cosine", "constant"]
@@ -77,6 +78,7 @@ class BYOL(Siamese):
         symmetric: bool = True,
     ) -> None:
         super().__init__(encoder)
+        require_sizes("method", hidden_dim=hidden_dim, dim=dim)
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"`method.momentum` must be in [0, 1], got {momentum}. Try 0.99.")
         if min(layers, predictor_layers) < 1:

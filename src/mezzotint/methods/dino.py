@@ -28,6 +28,7 @@ from mezzotint.methods.method import (
     momentum_update,
 )
 from mezzotint.methods.siamese import Siamese, one_pass, over_pairs, target_views
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Views
 
 
@@ -113,6 +114,7 @@ class DINO(Siamese):
         norm_last_layer: bool = True,
     ) -> None:
         super().__init__(encoder)
+        require_sizes("method", hidden_dim=hidden_dim, dim=dim)
         if min(temperature, *teacher_temperature) <= 0.0:
             raise ValueError(
                 "`method.temperature` and `method.teacher_temperature` must be positive, got "

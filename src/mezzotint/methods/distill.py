@@ -47,6 +47,7 @@ from mezzotint.methods.teachers import FeatureCache, Teachers, not_repeated, par
 from mezzotint.quant.grid import make_grid
 from mezzotint.quant.hooks import evaluating
 from mezzotint.quant.observers import MinMax
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Input, Step, Views
 
 Loss = Literal["cosine", "mse", "relational"]
@@ -89,6 +90,7 @@ class Distill(Siamese):
         teacher_temperature: float = 0.05,
     ) -> None:
         super().__init__(encoder)
+        require_sizes("method", hidden_dim=hidden_dim)
         for name, value in (
             ("temperature", temperature), ("teacher_temperature", teacher_temperature),
         ):  # fmt: skip

@@ -25,6 +25,7 @@ from mezzotint.methods.masked import dabs_head, need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import collapse_signals
 from mezzotint.methods.simclr import nt_xent
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Step, Views
 
 
@@ -59,6 +60,7 @@ class EmbeddingQuantization(Method):
         temperature: float = 0.2,
     ) -> None:
         super().__init__(need_patches(encoder))
+        require_sizes("method", dim=dim)
         if temperature <= 0.0:
             raise ValueError(
                 f"`method.temperature` must be positive, got {temperature}. e-Mix uses 0.2."

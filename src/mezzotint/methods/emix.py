@@ -30,6 +30,7 @@ from mezzotint.methods.masked import dabs_head, need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import collapse_signals
 from mezzotint.modality.modality import modality_of
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Step, Views
 
 Level = Literal["embedding", "input"]
@@ -92,6 +93,7 @@ class EMix(Method):
         temperature: float = 0.2,
     ) -> None:
         super().__init__(encoder)
+        require_sizes("method", dim=dim)
         if level not in ("embedding", "input") or temperature <= 0.0:
             raise ValueError(
                 "`method.level` must be embedding or input, and `method.temperature` positive, got "

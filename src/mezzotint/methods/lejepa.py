@@ -26,6 +26,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
 from mezzotint.methods.method import Branch, BranchName, Method
 from mezzotint.methods.siamese import collapse_signals, one_pass, target_views
+from mezzotint.recipe.component import require_sizes
 from mezzotint.seeding import Draws
 from mezzotint.types import Step, Views
 
@@ -145,6 +146,7 @@ class LeJEPA(Method):
         t_max: float = 3.0,
     ) -> None:
         super().__init__(encoder)
+        require_sizes("method", hidden_dim=hidden_dim, dim=dim, layers=layers)
         if not 0.0 <= sigreg_weight <= 1.0:
             raise ValueError(
                 f"`method.sigreg_weight` must be in [0, 1], got {sigreg_weight}. The paper uses "

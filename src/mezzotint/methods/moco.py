@@ -46,6 +46,7 @@ from mezzotint.methods.siamese import (
     require_in_queue,
     target_views,
 )
+from mezzotint.recipe.component import require_sizes
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Views
 
@@ -117,6 +118,7 @@ class MoCo(Siamese):
         shuffle: bool = False,
     ) -> None:
         super().__init__(encoder)
+        require_sizes("method", hidden_dim=hidden_dim, dim=dim)
         if temperature <= 0.0:
             raise ValueError(f"`method.temperature` must be positive, got {temperature}. Try 0.2.")
         if not 0.0 <= momentum <= 1.0:

@@ -25,6 +25,7 @@ from mezzotint.methods.method import (
     momentum_update,
 )
 from mezzotint.methods.siamese import Siamese, each_view
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Views
 
 Head = Literal["resnet", "vit"]
@@ -86,6 +87,7 @@ class MoCoV3(Siamese):
         stop_grad_patch_embed: bool = False,
     ) -> None:
         super().__init__(encoder)
+        require_sizes("method", hidden_dim=hidden_dim, dim=dim)
         if temperature <= 0.0:
             raise ValueError(f"`method.temperature` must be positive, got {temperature}. Try 0.2.")
         if not 0.0 <= momentum <= 1.0:

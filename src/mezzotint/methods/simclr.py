@@ -17,6 +17,7 @@ from mezzotint import dist
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
 from mezzotint.methods.siamese import Siamese, one_pass, weights_of
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Views
 
 
@@ -103,6 +104,7 @@ class SimCLR(Siamese):
         last_norm: bool = True,
     ) -> None:
         super().__init__(encoder)
+        require_sizes("method", hidden_dim=hidden_dim, dim=dim, layers=layers)
         if temperature <= 0.0:
             raise ValueError(f"`method.temperature` must be positive, got {temperature}. Try 0.2.")
         self.temperature = temperature

@@ -16,6 +16,7 @@ from torch.nn.functional import cosine_similarity
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
 from mezzotint.methods.siamese import Reduction, Siamese, each_view, over_pairs, target_views
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Views
 
 
@@ -52,6 +53,7 @@ class SimSiam(Siamese, kind="simsiam"):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(encoder)
+        require_sizes("method", hidden_dim=hidden_dim, dim=dim)
         self.reduction = reduction
         width = max(encoder.dim, dim)
         self.projector = mlp(

@@ -40,6 +40,21 @@ def expanded(value: Any) -> Any:
     return os.path.expanduser(text) if text.startswith("~/") else value
 
 
+def require_sizes(section: str, **sizes: int) -> None:
+    """Refuse a size below 1 by the name of its key.
+
+    Args:
+        section: section of the recipe in which the keys stand.
+        sizes: by key.
+
+    Raises:
+        ValueError: with the key.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"`{section}.{name}` must be 1 or more, got {size}. Increase it.")
+
+
 class Component:
     """A class that a recipe can name.
 

@@ -10,7 +10,9 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import ge, gt, le, lt
 from typing import Any
 
 from mezzotint.recipe.schema import DEFAULTS, FAMILIES, OPTIONAL
@@ -27,6 +29,7 @@ _REFUSALS = ("ValueError", "TypeError", "RecipeError")
 # A name begins a clause: the first, or one after a comma or "and".
 _CLAUSE = re.compile(r"(?:^|,? and |, )`([\w.{}]+)`")
 _OTHER_VERBS = ("needs ", "name ")
+_CONSTRUCTORS = ("__init__", "__post_init__", "_check")
 _NUMBER = r"(-?[\d.]+)"
 _A, _NULL = r"(?:an? [\w ]*?)?", r"(?:, or null)?"
 # What a refusal says → the keywords of JSON Schema for its numbers, in order.
@@ -50,64 +53,125 @@ _BOUNDS = {
         "exclusiveMaximum",
     ),
 }
+_COMPARE = {"minimum": ge, "maximum": le, "exclusiveMinimum": gt, "exclusiveMaximum": lt}
 _PLAIN: dict[Any, str] = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
 Function = ast.FunctionDef
 Found = dict[str, tuple[str, ...]]
 
 
+@dataclass(frozen=True)
+class _Reached:
+    """A function that a component's constructor reaches, and what its parameters stand for."""
+
+    function: Function
+    keys: Mapping[str, str]  # parameter → key of the component; empty for other values
+    words: Mapping[str, str]  # parameter that is a text → the key that the text names
+    others: tuple[str, ...] = ()  # keys that its `**keywords` take
+    called: bool = False  # by the constructor, and not the constructor itself
+
+    def key_of(self, node: ast.expr | None, name: str) -> str:
+        """The key of the component that is passed as a parameter; empty for none."""
+        if node is None or isinstance(node, ast.Constant):
+            return ""
+        # An attribute is named like its parameter; other expressions are of the key of that name.
+        return self.keys.get(ast.unparse(node).removeprefix("self."), name)
+
+
 @functools.cache
 def _refused(name: str) -> Found:
-    """What a component's constructor demands of each of its keywords.
-
-    Args:
-        name: of the class or factory in Python.
-    """
+    """What the constructor of a component, by its Python name, demands of each of its keywords."""
+    entry = index().functions.get(name) or index().classes[name]
     demands: Found = {}
-    for function in _reached(name):
+    for reached in _reached(name):
+        own: Found = {}
         loops = {
             node: loop
-            for loop in ast.walk(function)
+            for loop in ast.walk(reached.function)
             if isinstance(loop, ast.For)
             for node in ast.walk(loop)
         }
-        for node in ast.walk(function):
+        for node in ast.walk(reached.function):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
                 call = node.exc
                 if ast.unparse(call.func).rpartition(".")[2] in _REFUSALS and call.args:
-                    for key, demand in _demands(_text(call.args[0]), loops.get(node)):
-                        if demand not in demands.get(key, ()):
-                            demands[key] = (*demands.get(key, ()), demand)
+                    for key, demand in _demands(_text(call.args[0]), loops.get(node), reached):
+                        if demand not in (known := own.get(key, ())):
+                            own[key] = (*known, demand)
+        # What the component demands itself comes first. A part that a default leaves out, by an
+        # `if`, demands something of its own.
+        fits = {k: d for k, d in own.items() if not reached.called or _fits(entry.keys.get(k), d)}
+        demands = fits | demands
     return demands
 
 
-def _reached(name: str) -> Iterator[Function]:
+def _fits(key: Key | None, demands: Sequence[str]) -> bool:
+    """Whether the default of a key is within demands."""
+    if key is None or type(key.default) not in (int, float):
+        return key is not None
+    bounds = [bound for demand in demands for bound in _bounds(demand).items()]
+    return all(_COMPARE[name](key.default, bound) for name, bound in bounds)
+
+
+def _reached(name: str) -> Iterator[_Reached]:
     """A constructor, those of its base classes, and the functions of this package they call."""
     known = index()
     entry = known.functions.get(name) or known.classes[name]
-    waiting, seen = [(entry.name, entry.module)], set[tuple[str, str]]()
+    waiting: list[tuple[str, str, _Reached | None, ast.Call | None]]
+    waiting, seen = [(entry.name, entry.module, None, None)], set[str]()
     while waiting:
-        current = waiting.pop(0)
-        if current in seen or current[1] not in known.files:
+        named, module, caller, call = waiting.pop(0)
+        if module not in known.files:
             continue
-        seen.add(current)
-        file = known.files[current[1]]
+        file = known.files[module]
         bodies: list[ast.stmt] = []
+        fields: list[str] = []
         for node in file.tree.body:
-            if isinstance(node, ast.FunctionDef) and node.name == current[0]:
+            if isinstance(node, ast.FunctionDef) and node.name == named:
                 bodies.append(node)
-            elif isinstance(node, ast.ClassDef) and node.name == current[0]:
-                own = known.classes.get(node.name)
-                bases = own.bases if own is not None else ()
-                waiting += [(b, known.classes[b].module) for b in bases if b in known.classes]
+            elif isinstance(node, ast.ClassDef) and node.name == named:
+                bases = known.classes[named].bases if caller is None else ()
+                homes = [(b, known.classes[b].module) for b in bases if b in known.classes]
+                waiting += [(base, home, None, None) for base, home in homes]
                 bodies += [s for s in node.body if isinstance(s, Function)]
+                fields = [ast.unparse(s.target) for s in node.body if isinstance(s, ast.AnnAssign)]
         for body in bodies:
-            if isinstance(body, Function) and body.name in (current[0], "__init__", "_check"):
-                yield body
-                for call in ast.walk(body):
-                    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
-                        called = call.func.id
-                        waiting.append((called, file.imported.get(called, current[1])))
+            if isinstance(body, Function) and body.name in (named, *_CONSTRUCTORS):
+                reached = _bound(body, fields, caller, call)
+                state = f"{module}.{named}.{body.name} {reached.keys} {reached.words}"
+                if state in seen:
+                    continue
+                seen.add(state)
+                yield reached
+                for inner in ast.walk(body):
+                    if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name):
+                        home = file.imported.get(inner.func.id, module)
+                        waiting.append((inner.func.id, home, reached, inner))
+
+
+def _bound(
+    function: Function, fields: Sequence[str], caller: _Reached | None, call: ast.Call | None
+) -> _Reached:
+    """Say what the parameters of a function stand for in a call; without one, for themselves."""
+    arguments = function.args
+    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+    if names[:1] in (["self"], ["cls"]):
+        names = names[1:]
+    if function.name == "__post_init__":
+        names = list(fields)
+    every = [*names, *(a.arg for a in arguments.kwonlyargs)]
+    if caller is None or call is None:
+        return _Reached(function, {name: name for name in every}, {})
+    given = dict(zip(names, call.args, strict=False))
+    given |= {k.arg: k.value for k in call.keywords if k.arg is not None}
+    words = {
+        name: caller.keys.get(text := value.value.rpartition(".")[2], text)
+        for name, value in given.items()
+        if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    }
+    keys = {name: caller.key_of(given.get(name), name) for name in every}
+    others = (caller.key_of(value, name) for name, value in given.items() if name not in every)
+    return _Reached(function, keys, words, tuple(filter(None, others)), called=True)
 
 
 def _text(node: ast.expr) -> str:
@@ -121,7 +185,9 @@ def _text(node: ast.expr) -> str:
     return str(node.value) if isinstance(node, ast.Constant) else "{}"
 
 
-def _demands(message: str, loop: ast.For | None) -> Iterator[tuple[str, str]]:
+def _demands(
+    message: str, loop: ast.For | None, reached: _Reached | None = None
+) -> Iterator[tuple[str, str]]:
     """Keys of a refusal and what each must be: "`a` and `b` must be positive" names two."""
     sentence = re.split(r",? got\b|\. ", message)[0]
     parts = _CLAUSE.split(sentence)[1:] if sentence.startswith("`") else []
@@ -136,25 +202,30 @@ def _demands(message: str, loop: ast.For | None) -> Iterator[tuple[str, str]]:
         demand = demand.strip(" ,").removesuffix(" and")
         if "{" not in demand and not demand.startswith(_OTHER_VERBS):
             for named in names:
-                yield from ((key, demand) for key in _keys_named(named, loop))
+                yield from ((key, demand) for key in _keys_named(named, loop, reached))
         names = []
 
 
-def _keys_named(name: str, loop: ast.For | None) -> list[str]:
+def _keys_named(name: str, loop: ast.For | None, reached: _Reached | None) -> list[str]:
     """The keys that a name stands for: of `method.{name}`, the texts of the loop around it."""
-    if "{" not in name:
-        return [name.rpartition(".")[2]]
-    nodes = ast.walk(loop.iter) if loop is not None else ()
-    return [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    last = name.rpartition(".")[2]
+    if "{" not in last:
+        found = [last]
+    elif reached is not None and last[1:-1] in reached.words:
+        return [reached.words[last[1:-1]]]
+    else:
+        nodes = list(ast.walk(loop.iter)) if loop is not None else []
+        keywords = reached.function.args.kwarg if reached is not None else None
+        if keywords and any(isinstance(n, ast.Name) and n.id == keywords.arg for n in nodes):
+            assert reached is not None
+            return list(reached.others)
+        found = [n.value for n in nodes if isinstance(n, ast.Constant) and type(n.value) is str]
+    keys = {} if reached is None else reached.keys
+    return [key for key in (keys.get(one, one) for one in found) if key]
 
 
 def accepted(entry: ComponentEntry, key: Key) -> str:
-    """Return what a key's value must be beyond its type, or nothing: `positive`, `in [0, 1]`.
-
-    Args:
-        entry: the component.
-        key: one of its keys.
-    """
+    """Return what a key's value must be beyond its type, or nothing: `positive`, `in [0, 1]`."""
     if typing.get_origin(key.type) is typing.Literal:
         return ""  # the type lists the values
     demands = _refused(entry.name).get(key.name, ())
@@ -242,11 +313,8 @@ def _family(name: str) -> dict[str, Any]:
         for kind in members
     ]
     if own in members:
-        own_keys = {
-            "if": {"not": {"required": ["kind"]}},
-            "then": {"$ref": f"#/$defs/{name}.{own}"},
-        }
-        chosen.append(own_keys)
+        without = {"not": {"required": ["kind"]}}
+        chosen.append({"if": without, "then": {"$ref": f"#/$defs/{name}.{own}"}})
     mapping = {
         "properties": {"kind": {"enum": list(members)}},
         "required": [] if own in members else ["kind"],

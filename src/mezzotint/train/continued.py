@@ -30,7 +30,7 @@ from mezzotint.encoders.saving import load_encoder, save_encoder, take_structure
 from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
-from mezzotint.evaluation.results import paired
+from mezzotint.evaluation.results import paired, signed
 from mezzotint.files import require_seal, write_json
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import RecipeError, resolve
@@ -75,10 +75,10 @@ class StartOutcome:
                 "encoder: trained; without labels for one class per sample nothing says whether it "
                 "is better than its start"
             )
-        change = self.after - self.before
+        bounds = f"{signed(self.low)} to {signed(self.high)}"
         measured = (
-            f"{self.before:.3f} → {self.after:.3f} ({change:+.3f}, 95 % interval {self.low:+.3f} "
-            f"to {self.high:+.3f}) on {self.samples} validation samples of {self.task}"
+            f"{self.before:.3f} → {self.after:.3f} ({signed(self.after - self.before)}, 95 % "
+            f"interval {bounds}) on {self.samples} validation samples of {self.task}"
         )
         if self.kept == "start":
             return (

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mezzotint.augment.image.blur import GaussianBlur
 from mezzotint.augment.image.color import ColorJitter, Grayscale
+from mezzotint.augment.image.geometry import probability
 from mezzotint.augment.image.tone import ChannelDropout, GainOffset, GaussianNoise, Solarize
 from mezzotint.augment.transform import (
     IMAGES,
@@ -132,6 +133,7 @@ def mocov1(*, jitter_p: float = 1.0, gray_p: float = 0.2) -> Policy:
         jitter_p: probability that colors are jittered.
         gray_p: probability that an image turns gray.
     """
+    _probabilities(jitter_p=jitter_p, gray_p=gray_p)
     jitter = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, p=jitter_p)
     return Policy(transforms=[Grayscale(p=gray_p), jitter])
 
@@ -189,6 +191,8 @@ def three_augment(*, jitter: float = 0.3, sigma: tuple[float, float] = (0.1, 2.0
         jitter: strength of brightness, contrast and saturation.
         sigma: range of the blur's standard deviation in pixels.
     """
+    if jitter < 0.0:
+        raise ValueError(f"`jitter` must be 0 or more, got {jitter}. Try 0.3.")
     three = [Grayscale(p=1.0), Solarize(p=1.0), GaussianBlur(sigma=sigma, p=1.0)]
     choice = Choice(policies=[Policy(transforms=[transform]) for transform in three])
     colors = ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=0.0, p=1.0)
@@ -219,6 +223,7 @@ def native(
         dropout: probability that a channel is replaced by its mean; at least one is kept.
         blur_kernel: width of the blur's kernel in pixels; `None` for a tenth of the image.
     """
+    _probabilities(gain_p=gain_p, noise_p=noise_p, blur_p=blur_p, dropout=dropout)
     return Policy(
         transforms=[
             GainOffset(gain=0.4 * strength, offset=0.4 * strength, p=gain_p),
@@ -235,6 +240,12 @@ def identity() -> Policy:
     return Policy(transforms=[])
 
 
+def _probabilities(**values: float) -> None:
+    """Check probabilities by the names of their keys, before a transform names its own."""
+    for name, p in values.items():
+        probability(p, name)
+
+
 def _published(
     jitter: tuple[float, float, float, float],
     jitter_p: float,
@@ -247,6 +258,7 @@ def _published(
 
     Transforms with probability 0 stay in the list, because the index keys the draws.
     """
+    _probabilities(jitter_p=jitter_p, gray_p=gray_p, blur_p=blur_p, solarize_p=solarize_p)
     brightness, contrast, saturation, hue = jitter
     return Policy(
         transforms=[
