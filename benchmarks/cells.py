@@ -101,15 +101,16 @@ def _steps(recipe: Recipe, trainer: Trainer, stop: int) -> None:
 def scored(
     encoder: Encoder,
     source: Source,
-    task: str,
+    tasks: str | Sequence[str],
     bits: Sequence[str] = (),
     probes: Sequence[Probe] = (KNN(),),
 ) -> dict[str, str]:
-    """Measure a task in fp32 and at low bits, by kNN or other probes.
+    """Measure a task in fp32 and at low bits, by kNN or other probes; or one task for each probe.
 
     Returns:
         For each `probe bits` the test samples, 1 for a correct one and 0 for another.
     """
+    wanted = [f"{task}/top1" for task in ([tasks] if isinstance(tasks, str) else tasks)]
     found = evaluate_bits(
         Measurement(encoder, source),
         bits=[Bits.parse(text) for text in bits],
@@ -119,7 +120,7 @@ def scored(
     return {
         f"{row.probe} {row.bits}": "".join(map(str, row.value.correct.int().tolist()))  # type: ignore[attr-defined]
         for row in found.rows
-        if row.metric == f"{task}/top1" and row.probe in {probe.name for probe in probes}
+        if row.metric in wanted and row.probe in {probe.name for probe in probes}
     }
 
 

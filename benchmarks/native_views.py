@@ -50,6 +50,12 @@ ARMS: dict[str, tuple[Policy, RandomizedQuantization | None]] = {
     "quantization of 8 bits": (identity(), QUANTIZATION),
     "native policy and quantization": (native(), QUANTIZATION),
 }
+PAIRS = (
+    ("gain and offset", "none"), ("quantization", "none"), ("quantization", "gain and offset"),
+    ("quantization", "quantization of 8 bits"),
+    ("native policy and quantization", "gain and offset"),
+    ("native policy and quantization", "quantization"),
+)  # fmt: skip
 T_2 = 4.303  # Student's t of 95 % with two degrees of freedom
 
 
@@ -182,22 +188,21 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     began, rows, seeds = time.process_time(), dict[str, list[str]](), range(options.seeds)
-    for arm in ("pixels", "pixels of 8 bits", "untrained", *ARMS, "difference"):
+    found: dict[tuple[str, str], list[float]] = {}
+    for arm in ("pixels", "pixels of 8 bits", "untrained", *ARMS):
         for name in BITS:
-            if arm == "difference":
-                pairs = [
-                    [cell(options.out, name, one, s, options.seconds)["top1"] for s in seeds]
-                    for one in ("quantization", "gain and offset")
-                ]
-                values = [a - b for a, b in zip(*pairs, strict=True)]
-            else:
-                own = range(1) if arm.startswith("pixels") else seeds
-                values = [cell(options.out, name, arm, s, options.seconds)["top1"] for s in own]
+            own = range(1) if arm.startswith("pixels") else seeds
+            values = [cell(options.out, name, arm, s, options.seconds)["top1"] for s in own]
+            found[arm, name] = values
             rows.setdefault(arm, []).append(shown(values))
+    for first, second in PAIRS:
+        for name in BITS:
+            pairs = zip(found[first, name], found[second, name], strict=True)
+            values = [a - b for a, b in pairs]
+            rows.setdefault(f"{first} − {second}", []).append(shown(values))
     print(f"\n| views | {' | '.join(BITS)} |\n|{'---|' * (len(BITS) + 1)}")
     for arm, values in rows.items():
-        label = "quantization − gain and offset, paired" if arm == "difference" else arm
-        print(f"| {label} | {' | '.join(values)} |")
+        print(f"| {arm} | {' | '.join(values)} |")
     print(f"\n{time.process_time() - began:.0f} s of processor time in this call")
 
 

@@ -33,6 +33,7 @@ from mezzotint.recipe.signatures import index
 from mezzotint.train.loop import pretrain
 from mezzotint.types import Input
 from tests import ROOT
+from tests.data.image.stored import write_dicom
 from tests.tiny import config
 
 TABLE = ROOT / "tests/cli/messages.yaml"
@@ -86,7 +87,16 @@ def make_files() -> None:
         Image.fromarray(pixels).save(f"mixed/{number}.png")
         np.save(f"mixed/{number}.npy", np.zeros((8, 3)))
     parquet.write_table(pa.table({"a": [b"hello"], "b": [b"x"]}), "bytes.parquet")
+    parquet.write_table(pa.table({"x": [[1.0, 2.0], [3.0]] * 4}), "lists.parquet")
     Path("broken.parquet").write_bytes(b"PAR1")
+    for name, channels in (("stored", (2, 2)), ("uneven", (2, 3, 2, 3))):
+        Path(name).mkdir()
+        for number, count in enumerate(channels):
+            np.save(f"{name}/{number}.npy", rng.random((12, 12, count), dtype=np.float32))
+    Path("lines").mkdir()
+    np.save("lines/0.npy", np.arange(9))
+    Path("scans").mkdir()
+    write_dicom(Path("scans/0.dcm"), None)
     np.savez("wide.npz", x=np.full((4, 3, 8, 8), 7.0, np.float32))
     np.savez("five.npz", x=rng.random((40, 5, 32, 32), dtype=np.float32))
     np.savez("pickle.npz", x=np.array([{"a": 1}], dtype=object))

@@ -100,6 +100,16 @@ def test_images_go_to_their_own_doctor_and_others_are_refused(tmp_path: Path) ->
         examine(tmp_path / "x.docx")
 
 
+def test_arrays_in_a_folder_are_images_by_their_shape(tmp_path: Path) -> None:
+    for i in range(3):
+        np.save(tmp_path / f"{i}.npy", np.random.default_rng(i).random((9, 9, 4), np.float32))
+    report = examine(tmp_path, workers=0)
+    assert isinstance(report, SourceReport) and report.kind == "image_folder" and report.ok
+    assert report.shape[0] == 4 and len(report.channels) == 4
+    with pytest.raises(ValueError, match="must be numbers \\[points, 3 or more\\], got float32"):
+        examine(tmp_path, workers=0, overrides=["kind=point_clouds"])
+
+
 def test_images_are_examined_without_torch() -> None:
     code = "import sys, mezzotint.data.doctor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

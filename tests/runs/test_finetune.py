@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -16,6 +17,7 @@ from mezzotint import load_encoder
 from mezzotint.cli import app
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
+from mezzotint.data.image.native import Native
 from mezzotint.data.labeled import Labeled
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
@@ -81,6 +83,30 @@ def test_the_classifier_is_scored_on_the_mean_of_its_logits_over_crops(tmp_path:
     )
     with pytest.raises(ValueError, match="`clips` must be 1 and `crops` 1 or more for images"):
         plan(start, "supervised/finetune", fast, clips=2)
+
+
+def test_native_images_keep_their_range_and_channels(tmp_path: Path) -> None:
+    """The class is in the low 4 of 16 bits of two channels: 8-bit RGB has nothing of it."""
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        folder = tmp_path / "images" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        values = rng.integers(0, 4, (12, 12, 2)) + 4096
+        values[6 * (number % 2) :][:6] += 12
+        tifffile.imwrite(
+            folder / f"{number}.tif", values.astype(np.uint16),
+            photometric="minisblack", planarconfig="contig",
+        )  # fmt: skip
+    source = ImageFolder(root=str(tmp_path / "images"), size=12, reader=Native(range="percentiles"))
+    torch.manual_seed(5)
+    encoder = resnet8(source.input, stem="small", width=4)
+    start = save_encoder(encoder, tmp_path / "e", source=source)
+    fast = [*FAST, "run.batch_size=8", "run.epochs=6", "views.crop.scale=[0.9,1.0]"]
+    what = plan(start, str(tmp_path / "images"), fast, baselines=False)
+    rows = finetune(what, tmp_path / "out", progress="quiet").rows
+    tuned = load_encoder(tmp_path / "out" / "finetuned-0")
+    assert tuned.input == source.input and tuned.input.range[0][0] < 4100
+    assert next(row.value for row in rows if row.metric.endswith("/top1")) == 1.0
 
 
 def test_runs_score_and_are_used_again(encoder: Path, tmp_path: Path) -> None:

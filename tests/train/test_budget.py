@@ -258,6 +258,22 @@ def test_the_evaluation_is_at_most_a_quarter_and_training_gets_the_rest(
     assert config["run"]["epochs"] == pytest.approx((600 - seconds) * 0.9 / epoch, rel=0.05)
 
 
+def test_images_of_16_bits_are_read_as_they_are_unless_a_reader_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, 1e9)
+    for i in range(24):
+        (tmp_path / f"c{i % 2}").mkdir(exist_ok=True)
+        pixels = RNG.integers(0, 65536, (40, 40)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"c{i % 2}" / f"{i}.png")
+    fitted = fit_path(str(tmp_path), [], 1.0)
+    chosen = fitted.plan.phases[0].config
+    assert chosen["data"]["reader"] is not None and chosen["views"]["policy"]["kind"] == "native"
+    assert "read as they are stored (data.reader=null reads 8-bit RGB)" in fitted.lines()[0]
+    chosen = fit_path(str(tmp_path), ["data.reader=null"], 1.0).plan.phases[0].config
+    assert chosen["data"]["reader"] is None and chosen["views"]["policy"]["kind"] == "simclr"
+
+
 def test_overrides_win_and_arrays_are_not_enlarged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mezzotint.data.image.decode import MAX_PIXELS
-from mezzotint.data.image.doctor import Report, examine_folder, finding, shown_counts
+from mezzotint.data.image.doctor import Report, examine_folder, finding, only_native, shown_counts
 from mezzotint.data.listing.folder import (
     EXTENSIONS,
     PACKED,
@@ -171,9 +171,16 @@ def _given(root: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     """Return the kind of source that reads a path, and its keys as overrides of a recipe."""
     given = [text if text.startswith("data.") else f"data.{text}" for text in overrides]
     kinds = [text.partition("=")[2] for text in given if text.startswith("data.kind=")]
-    if not kinds and any(text.startswith("data.reader") for text in given):
+    if not kinds and _names_reader(given):
         kinds = ["image_folder"]
-    return kinds[-1] if kinds else kind_of(root), given
+    kind = kinds[-1] if kinds else kind_of(root)
+    if kind == "image_folder" and not _names_reader(given) and only_native(root):
+        given = ["data.reader=native", *given]
+    return kind, given
+
+
+def _names_reader(given: Sequence[str]) -> bool:
+    return any(text.startswith("data.reader") for text in given)
 
 
 def _examined_detection(
@@ -208,9 +215,11 @@ def kind_of(path: str) -> str:
         return kind_of_packed(path, packed)
     if os.path.isdir(path):
         return _kind_of_folder(path)
+    from mezzotint.data.formats.numpy_files import kind_of_arrays
+
     suffix = Path(path).suffix.lower()
     tables = dict.fromkeys((".csv", ".tsv"), _kind_of_table)
-    readers = tables | dict.fromkeys((".npz", ".npy"), _kind_of_arrays)
+    readers = tables | dict.fromkeys((".npz", ".npy"), kind_of_arrays)
     if suffix in readers:
         return readers[suffix](path)
     if suffix not in _FILES:
@@ -233,13 +242,14 @@ def _kind_of_folder(path: str) -> str:
     counts = {kind: sum(found[e] for e in known) for kind, known in _FOLDERS.items()}
     *rest, texts = _FOLDERS
     first, *others = sorted(filter(counts.get, rest), key=lambda kind: -counts[kind]) or [texts]
+    if (first == "point_clouds" or not counts[first]) and only_native(path):
+        return "image_folder"
     if not counts[first]:
         files = Counter(extension_of(name) or "no suffix" for name in listing.others)
         seen = ", ".join(f"{n} {suffix}" for suffix, n in files.most_common(3)) or "no files"
-        native = " DICOM is read by data.reader=native." * bool({".dcm", "no suffix"} & {*files})
         raise ValueError(
-            f"`{path}` has no images, sounds, videos, point clouds or texts (found: {seen})."
-            f"{native} Check the path, or name one file, such as a .csv or .npz."
+            f"`{path}` has no images, sounds, videos, point clouds or texts (found: {seen}). Check "
+            "the path, or name one file, such as a .csv or .npz."
         )
     if others and counts[others[0]] > _MINOR * counts[first]:
         from mezzotint.modality.modality import modality_of
@@ -265,21 +275,6 @@ def _kind_of_table(path: str) -> str:
     if "text" in header:
         return "tokens"
     return "series" if header & {"recording", "subject"} else "table"
-
-
-def _kind_of_arrays(path: str) -> str:
-    """Tell images, point clouds, series, tokens and tables apart by shape and type."""
-    from mezzotint.data.formats.numpy_files import numpy_arrays
-
-    arrays = numpy_arrays(Path(path), "a file of arrays", single="x")
-    if not arrays:
-        raise ValueError(f"`{path}` has no array. Write it again with np.savez.")
-    x = arrays["x"] if "x" in arrays else next(iter(arrays.values()))
-    if x.ndim == 4 or x.dtype.kind == "u" and x.ndim == 3:
-        return "arrays"
-    if x.ndim == 3:
-        return "point_clouds" if 3 in x.shape[1:] else "series"
-    return "tokens" if x.ndim == 2 and x.dtype.kind in "iu" else "table"
 
 
 def location_of(path: str, kind: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from mezzotint.data.doctor import kind_of, location_of
+from mezzotint.data.image.doctor import deep_images, only_native
 from mezzotint.data.listing.folder import scan
 from mezzotint.data.loader import BatchPlan
 from mezzotint.data.open import keys_of, kind_in, shared_settings
@@ -108,13 +109,17 @@ def fit_path(path: str, overrides: Sequence[str], minutes: float | None) -> Fitt
     if not keys_of(kind):
         resolve({"kind": kind}, "Source", "data")  # refuses it, with the kinds that there are
     modality = modality_of(class_of(kind, "Source").modality)
+    title, reader = f"{path}: {modality.plural}", _reader_for(path, kind, overrides)
+    if reader:
+        overrides = [*reader, *overrides]
+        title += ", read as they are stored (data.reader=null reads 8-bit RGB)"
     large = [(modality.large_recipe, ())] if modality.large_recipe else []
     clips = _has_few_files(path, kind, overrides)
     candidates = [
         _candidate(name, size, path, kind, overrides, clips=clips)
         for name, size in (*large, *((modality.recipe, size) for size in modality.sizes))
     ]
-    return _fit(candidates, list(overrides), minutes, f"{path}: {modality.plural}")
+    return _fit(candidates, list(overrides), minutes, title)
 
 
 def fit_recipe(name: str, overrides: Sequence[str], minutes: float) -> Fitted:
@@ -152,10 +157,18 @@ def _candidate(
         size = [f"data.size={of_recipe['size']}", *size]
     if clips:
         raw["data"].update(_clips_of_long_files(raw, [*size, *overrides]))
-    if any(text.startswith("data.reader") for text in overrides):
+    readers = [text for text in overrides if text.startswith("data.reader")]
+    if readers and readers[-1] != "data.reader=null":
         size = ["views.policy={kind: native}", *size]  # for any channels and bits
     own = _own_size(raw, overrides)
     return Candidate(name, raw, [_clamped(text, own) for text in size if _applies(text, kind)])
+
+
+def _reader_for(path: str, kind: str, overrides: Sequence[str]) -> list[str]:
+    """Return the key that reads images of more bits or channels, unless a reader is named."""
+    if kind != "image_folder" or any(text.startswith("data.reader") for text in overrides):
+        return []
+    return ["data.reader=native"] if only_native(path) or deep_images(path) else []
 
 
 def _has_few_files(path: str, kind: str, overrides: Sequence[str]) -> bool:

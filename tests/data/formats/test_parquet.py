@@ -18,7 +18,9 @@ from mezzotint.data.formats.parquet import (
     choose_columns,
     files_below,
     modality_of_content,
+    partitions_of,
     read_rows,
+    split_name,
     suffix_of_content,
 )
 from mezzotint.data.formats.shards import DamagedShards
@@ -105,6 +107,53 @@ def test_an_extension_type_is_what_it_is_stored_as(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([values, pa.array(["a", "b", "a"])], schema=schema)
     save_to_disk(table, tmp_path)
     assert read_rows(str(tmp_path)).column("x").to_pylist() == [1, 2, 3]
+
+
+def test_folders_of_partitions_are_columns(tmp_path: Path) -> None:
+    """Hive's layout, as pyarrow writes it."""
+    labels, years = ["cat", "a/b c", None] * 4, [2023, 2024] * 6
+    table = pa.table({"a": [i / 2 for i in range(12)], "label": labels, "year": years})
+    parquet.write_to_dataset(table, str(tmp_path), partition_cols=["label", "year"])
+    rows = read_rows(str(tmp_path))
+    found = sorted(zip(*(rows.column(n).to_pylist() for n in ("a", "label", "year")), strict=True))
+    assert found == list(zip([i / 2 for i in range(12)], labels, years, strict=True))
+    assert read_table(tmp_path, "label")["year"].dtype == np.float64
+    assert partitions_of(["k=01/x", "k=2/x"]) == [{"k": "01"}, {"k": "2"}]
+    names = ["split=test/label=train/x.parquet", "label=b/000.parquet", "data/x.parquet"]
+    assert list(map(split_name, names)) == ["test/x.parquet", "000.parquet", "data/x.parquet"]
+
+
+def test_lists_of_numbers_are_columns_or_series(tmp_path: Path) -> None:
+    path, label = str(tmp_path / "x.parquet"), ["u", "v"] * 4
+
+    def write(rows: list[Any], kind: pa.DataType | None = None, **more: Any) -> None:
+        parquet.write_table(pa.table({"x": pa.array(rows, kind), "label": label, **more}), path)
+
+    write([[i, i / 2] for i in range(7)] + [None], pa.list_(pa.float32(), 2))
+    columns = read_table(Path(path), "label")
+    assert columns["x0"].tolist()[:7] == [0, 1, 2, 3, 4, 5, 6] and np.isnan(columns["x1"][7])
+    assert opened(path).kind == "table"
+    split = ["train"] * 5 + ["test"] * 3
+    write(
+        [[float(i), None, i + 2.0] for i in range(8)], z=[[1, 1, i] for i in range(8)], split=split
+    )
+    series = opened(path, ["kind=series"])
+    assert series.evaluation()[0].read(3)["x"].tolist() == [[3, 4, 5], [1, 1, 3]]
+    assert series.classes == ["u", "v"] and len(series) == 5
+    write([[[i, 2], [3, 4], [5, 6]] for i in range(8)])
+    channels_last = opened(path, ["kind=series", "layout=NTC"]).evaluation()[0]
+    found = sorted(channels_last.read(i)["x"].tolist() for i in range(8))
+    assert found == [[[i, 3, 5], [2, 4, 6]] for i in range(8)]
+    with pytest.raises(ValueError, match="one length in the column 'x', got lists of lists"):
+        opened(path)
+    with pytest.raises(ValueError, match=r"must have lists of numbers in w, got x. Set `data.chan"):
+        opened(path, ["kind=series", "channels=[w]"])
+    write([[1]] * 8, w=[[1, 2]] * 8)
+    with pytest.raises(ValueError, match="row 0: channels have 1 to 2 values"):
+        opened(path, ["kind=series"])
+    write([[[1, 2], [3]]] * 8)
+    with pytest.raises(ValueError, match="row 0: the lists in the column 'x' have several lengths"):
+        opened(path, ["kind=series"])
 
 
 @pytest.mark.parametrize(

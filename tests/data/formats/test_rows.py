@@ -57,6 +57,17 @@ def test_equal_rows_and_rows_of_one_person_are_one_group(tmp_path: Path) -> None
     assert index.columns["group"].tolist() == [i // 2 * 2 for i in range(12)]
 
 
+def test_folders_of_partitions_are_labels(tmp_path: Path) -> None:
+    """Labels 10 and 2 sort as numbers, and `split` is the split."""
+    samples, labels = [content(i) for i in range(12)], [2, 10, 2] * 4
+    made = pa.table({"b": samples, "label": labels, "split": ["train", "test"] * 6})
+    parquet.write_to_dataset(made, str(tmp_path), partition_cols=["split", "label"])
+    index = open_rows(str(tmp_path), "image", None, "label")
+    assert index.classes == ("2", "10") and index.splits == (("train", 6), ("test", 6))
+    found = {index.read(i): index.columns["label"][i] for i in range(12)}
+    assert found == {content(i): int(labels[i] == 10) for i in range(12)}
+
+
 def test_labels_of_other_writers(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from mezzotint.data.image import doctor
-from mezzotint.data.image.doctor import Report
+from mezzotint.data.image.doctor import Report, deep_images, only_native
 from mezzotint.data.image.doctor import examine_folder as examine
+from tests.data.image.stored import write_dicom
 
 
 def paint(path: Path, seed: int, height: int = 20, width: int = 30) -> npt.NDArray[np.uint8]:
@@ -244,3 +245,25 @@ def test_images_of_one_color_are_named(tmp_path: Path) -> None:
     report = examine(tmp_path, workers=0)
     assert report.constant == ["0.png", "1.png"] and report.ok
     assert "image of one color: 2" in list(report.lines())
+
+
+def test_what_only_the_native_reader_reads(tmp_path: Path) -> None:
+    """Images of 16 bits lose bits in 8-bit RGB; arrays, DICOM and zarr have no such reader."""
+    rng, stored = np.random.default_rng(0), tmp_path / "stored"
+    scans, clouds, photos = tmp_path / "scans", tmp_path / "clouds", tmp_path / "photos"
+    for folder in (stored, scans, clouds, photos):
+        folder.mkdir()
+    for i in range(3):
+        np.save(stored / f"{i}.npy", rng.random((9, 9, 4), np.float32))
+        np.save(clouds / f"{i}.npy", rng.random((40, 6), np.float32))
+        write_dicom(scans / f"{i}", rng.integers(0, 4096, (9, 9)).astype(np.uint16))
+        pixels = rng.integers(0, 255, (9, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{i}.png")
+    assert [only_native(str(one)) for one in (stored, scans, clouds, photos)] == [
+        True, True, False, False
+    ]  # fmt: skip
+    np.save(stored / "0.npy", rng.random((9, 100), np.float32))
+    assert only_native(str(stored)) and not deep_images(str(photos))
+    for i in range(4):
+        Image.fromarray(np.full((9, 9), i, np.uint16)).save(photos / f"deep{i}.png")
+    assert deep_images(str(photos)) and not only_native(str(photos))

@@ -49,7 +49,11 @@ def test_ts_files_and_their_test_set(tmp_path: Path) -> None:
         ("a.ts", TS, "has no series"),
         ("a.ts", TS.replace("false", "true"), "has time stamps"),
         ("a.npz", "no archive", "cannot be read"),
-        ("a.wav", "", "a.wav` must be .arff, .csv, .npz, .ts, .tsv, got the suffix '.wav'"),
+        (
+            "a.wav",
+            "",
+            "a.wav` must be .arff, .arrow, .csv, .npz, .parquet, .ts, .tsv, got the suffix '.wav'",
+        ),
     ],
 )
 def test_files_that_cannot_be_used_say_where_and_why(

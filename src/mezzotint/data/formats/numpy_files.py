@@ -52,6 +52,23 @@ def numpy_arrays(
         ) from None
 
 
+def kind_of_arrays(path: str) -> str:
+    """Return the kind of source of a file of arrays, by the shape and type of the first.
+
+    Raises:
+        ValueError: when it cannot be read, or has no array.
+    """
+    arrays = numpy_arrays(Path(path), "a file of arrays", single="x")
+    if not arrays:
+        raise ValueError(f"`{path}` has no array. Write it again with np.savez.")
+    x = arrays["x"] if "x" in arrays else next(iter(arrays.values()))
+    if x.ndim == 4 or x.dtype.kind == "u" and x.ndim == 3:
+        return "arrays"
+    if x.ndim == 3:
+        return "point_clouds" if 3 in x.shape[1:] else "series"
+    return "tokens" if x.ndim == 2 and x.dtype.kind in "iu" else "table"
+
+
 def refuse_bomb(path: str | Path) -> None:
     """Refuse an archive whose contents do not fit, by the sizes it announces; nothing is read.
 

@@ -2,17 +2,23 @@
 
 A root is one file, or a folder of files of the same columns: parquet files, Arrow files in the form
 of a stream or of a file (Feather), and what `datasets.Dataset.save_to_disk` writes. Files and
-folders are named for splits, such as `data/train-00000-of-00005.parquet` and `test/`. The names of
-classes are those of `ClassLabel` in the schema's own metadata. Extension types are read as what
-they are stored as, so that nothing is unpickled. `rows.py` reads encoded images and sounds.
+folders are named for splits, such as `data/train-00000-of-00005.parquet` and `test/`; folders like
+`label=cat/` (Hive) are columns of the files in them. The names of classes are those of `ClassLabel`
+in the schema's own metadata. Extension types are read as what they are stored as, so that nothing
+is unpickled. `rows.py` reads encoded images and sounds.
 """
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
 
 from mezzotint.data.formats.columns import chosen_name
 from mezzotint.data.formats.shards import DamagedShards, arranged
@@ -24,6 +30,7 @@ SUFFIXES = frozenset({".parquet", ".arrow"})
 """Suffixes of the files, in lower case."""
 
 _LABEL = "label"
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # Hive's folder of rows without a value
 
 _MAGIC = (
     (b"\xff\xd8\xff", "image", ".jpg"), (b"\x89PNG", "image", ".png"), (b"GIF8", "image", ".gif"),
@@ -112,6 +119,77 @@ def files_below(root: str) -> list[str]:
 def path_of(folder: str, name: str) -> str:
     """Return the path of a file below a folder, without a leading `./`."""
     return name if folder == "." else os.path.join(folder, name)
+
+
+def partitions_of(names: Sequence[str]) -> list[dict[str, int | str | None]]:
+    """Return the columns that folders like `label=cat` (Hive) give each file.
+
+    A column whose values are all integers has integers.
+    """
+    folders = [[part.partition("=") for part in name.split("/")[:-1]] for name in names]
+    found: list[dict[str, int | str | None]] = [
+        {unquote(k): None if v == _NO_VALUE else nfc(unquote(v)) for k, mark, v in own if mark}
+        for own in folders
+    ]
+    for key in {key for own in found for key in own}:
+        words = {own[key] for own in found if own.get(key) is not None}
+        if all(re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", str(word)) for word in words):
+            for own in found:
+                own.update({} if own.get(key) is None else {key: int(str(own[key]))})
+    return found
+
+
+def split_name(name: str) -> str:
+    """Return a file's name without Hive's folders, but for those of the column `split`."""
+    *folders, file = (part.removeprefix(f"{SPLIT_COLUMN}=") for part in name.split("/"))
+    return "/".join([*(folder for folder in folders if "=" not in folder), file])
+
+
+def with_partitions(schema: Any, values: dict[str, int | str | None]) -> Any:
+    """Add the columns of a file's folders to its `pyarrow.Schema`; its own have precedence."""
+    import pyarrow
+
+    for key, value in values.items():
+        if key not in schema.names:
+            kind = pyarrow.int64() if isinstance(value, int) else pyarrow.string()
+            schema = schema.append(pyarrow.field(key, kind))
+    return schema
+
+
+def is_list(kind: Any, depth: int = 2) -> bool:
+    """Return whether a type is lists of numbers, or lists of such lists."""
+    from pyarrow import types
+
+    tests = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    if depth == 0 or not any(test(kind) for test in tests):
+        return False
+    inner = kind.value_type
+    return types.is_integer(inner) or types.is_floating(inner) or is_list(inner, depth - 1)
+
+
+def lists_of(table: Any, name: str, path: str) -> list[npt.NDArray[np.float64] | None]:
+    """Read a column of lists of numbers, or of lists of such: an array a row, `None` for null.
+
+    Raises:
+        ValueError: when the inner lists of a row have several lengths.
+    """
+    rows = []
+    for number, value in enumerate(table.column(name).to_pylist()):
+        try:
+            rows.append(None if value is None else np.array(value, np.float64))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"`{path}`, row {number}: the lists in the column {name!r} have several lengths. "
+                "Lists in a list must be of one length. Correct the row."
+            ) from None
+    return rows
+
+
+def entries_of(table: Any, name: str | None) -> list[str | None]:
+    """Return the entries of a column; `None` for empty, null and -1, and without the column."""
+    if name not in table.column_names:
+        return [None] * len(table)
+    return [None if v in (None, "", -1) else str(v) for v in table.column(name).to_pylist()]
 
 
 def classes_of(schema: Any) -> dict[str, tuple[str, ...]]:
@@ -247,7 +325,8 @@ def _is_class(kind: Any) -> bool:
 def read_rows(root: str) -> Any:
     """Read all rows of a root as one `pyarrow.Table`, for data of numbers and texts.
 
-    Columns of `ClassLabel` have the names of their classes. Where files are of several splits, and
+    Columns of `ClassLabel` have the names of their classes, and folders like `label=cat` (Hive) are
+    columns. Where files are of several splits, and
     have no column `split`, one is added: train, val or test.
 
     Raises:
@@ -257,20 +336,27 @@ def read_rows(root: str) -> Any:
 
     folder, tables = folder_of(root), []
     names = files_below(root)
-    for name in names:
+    partitions = partitions_of(names)
+    integers = {key for own in partitions for key, value in own.items() if isinstance(value, int)}
+    for name, values in zip(names, partitions, strict=True):
         path = path_of(folder, name)
         with readable(path):
             is_parquet = extension_of(name) == ".parquet"
             table = parquet_file(path).read(use_threads=False) if is_parquet else mapped_file(path)
             table.validate(full=True)
-            tables.append(_with_class_names(table))
+            table = _with_class_names(table)
+        for key in [key for key in values if key not in table.column_names]:
+            kind = pyarrow.int64() if key in integers else pyarrow.string()
+            table = table.append_column(key, pyarrow.array([values[key]] * len(table), kind))
+        tables.append(table)
     for name, table in zip(names, tables, strict=True):
         if not table.schema.equals(tables[0].schema):
             raise ValueError(
                 f"`{path_of(folder, name)}` has other columns than `{names[0]}`. Name one of "
                 "them, or a folder of equal files."
             )
-    files = arranged(names, [len(table) for table in tables], [True] * len(tables))
+    sizes = [len(table) for table in tables]
+    files = arranged([split_name(name) for name in names], sizes, [True] * len(tables))
     whole = pyarrow.concat_tables([tables[i] for i in files.order])
     if len(files.splits) < 2 or SPLIT_COLUMN in whole.column_names:
         return whole

@@ -22,14 +22,17 @@ from mezzotint.data.formats.parquet import (
     mapped_file,
     modality_of_content,
     parquet_file,
+    partitions_of,
     path_of,
     readable,
     schema_of,
+    split_name,
+    with_partitions,
 )
 from mezzotint.data.formats.shards import Column, DamagedShards, ShardIndex, arranged
 from mezzotint.data.listing.folder import extension_of, folder_of
 from mezzotint.data.listing.groups import grouped
-from mezzotint.data.listing.layout import nfc
+from mezzotint.data.listing.layout import SPLIT_COLUMN, nfc
 
 CACHE = 2**28
 """Bytes of decoded row groups that a process keeps."""
@@ -215,9 +218,10 @@ def open_rows(root: str, modality: str, column: str | None, label: str | None) -
     """
     folder, opened = folder_of(root), list[_Opened]()
     unreadable, first = list[tuple[str, str]](), None
-    for name in files_below(root):
+    names = files_below(root)
+    for name, values in zip(names, partitions_of(names), strict=True):
         try:
-            found = _opened(folder, name, column, label)
+            found = _opened(folder, name, values, column, label)
             _require_same(found, opened)
         except (ValueError, OSError) as error:
             first = first or error
@@ -227,7 +231,8 @@ def open_rows(root: str, modality: str, column: str | None, label: str | None) -
     if not opened:
         raise first or ValueError(f"`{root}` has files without a row. Check the path.")
     has_label = [any(v is not None and v != -1 for v in one.labels) for one in opened]
-    files = arranged([one.name for one in opened], [one.rows for one in opened], has_label)
+    sizes = [one.rows for one in opened]
+    files = arranged([split_name(one.name) for one in opened], sizes, has_label)
     opened = [opened[i] for i in files.order]
     classes, labels = _labels(opened, folder)
     chosen = opened[0].chosen
@@ -244,13 +249,22 @@ def open_rows(root: str, modality: str, column: str | None, label: str | None) -
     return replace(index, fingerprint=_fingerprint(index))
 
 
-def _opened(folder: str, name: str, column: str | None, label: str | None) -> _Opened:
+def _opened(
+    folder: str,
+    name: str,
+    values: dict[str, int | str | None],
+    column: str | None,
+    label: str | None,
+) -> _Opened:
+    """Open a file; `values` are the columns that its folders give it."""
     path = path_of(folder, name)
+    values = {key: value for key, value in values.items() if key != SPLIT_COLUMN}
     with readable(path):
         is_parquet = extension_of(name) == ".parquet"
         file = parquet_file(path) if is_parquet else mapped_file(path)
         schema = file.schema_arrow if is_parquet else file.schema
-    one = _Opened(name, choose_columns(schema, path, column, label))
+        values = {key: value for key, value in values.items() if key not in schema.names}
+    one = _Opened(name, choose_columns(with_partitions(schema, values), path, column, label))
     chosen = one.chosen
     with readable(path):
         if is_parquet:
@@ -272,16 +286,19 @@ def _opened(folder: str, name: str, column: str | None, label: str | None) -> _O
                 one.size += size
         elif len(file):
             one.groups, one.size = [(-1, len(file))], file.column(chosen.samples).nbytes
-        names = [name for name in (chosen.label, chosen.group) if name is not None]
+        used = {chosen.label, chosen.group} - {None}
+        names = [name for name in schema.names if name in used]
         rest = file.read(names, use_threads=False) if is_parquet else file.select(names)
-        one.labels = _values(rest, chosen.label, one.rows)
-        one.who = _values(rest, chosen.group, one.rows)
+        one.labels = _values(rest, chosen.label, values, one.rows)
+        one.who = _values(rest, chosen.group, values, one.rows)
     return one
 
 
-def _values(table: Any, name: str | None, rows: int) -> list[Any]:
-    if name is None:
-        return [None] * rows
+def _values(
+    table: Any, name: str | None, partition: dict[str, int | str | None], rows: int
+) -> list[Any]:
+    if name is None or name in partition:
+        return [None if name is None else partition[name]] * rows
     table.column(name).validate(full=True)
     values: list[Any] = table.column(name).to_pylist()
     return values

@@ -22,13 +22,63 @@ from typing import Any
 import numpy as np
 
 from mezzotint.data.image.decode import MAX_PIXELS, Undecodable, decode, open_image
-from mezzotint.data.image.losses import Loss, lines_on, loss_of
-from mezzotint.data.listing.folder import scan
+from mezzotint.data.image.losses import BANDS, DEEP, Loss, lines_on, loss_of
+from mezzotint.data.listing.folder import EXTENSIONS, extension_of, scan
 from mezzotint.data.listing.layout import FolderLayout, empty_classes, layout_of, parts_of
 
 _CHUNK = 128  # files per task of a worker
+_SAMPLED = 16  # files that are looked into to choose a reader
+_POINT = 16  # values of a point, at most
 _SHOWN = 10  # examples of each kind of finding in `lines`
 _LEVELS = np.stack([np.arange(256) / 255.0, (np.arange(256) / 255.0) ** 2], axis=1)
+
+
+def only_native(root: str) -> bool:
+    """Return whether a folder has images that only `data.reader=native` reads.
+
+    They are DICOM, zarr and `.npy` arrays `[H, W, C]`, next to fewer other images. An array of two
+    axes is an image where its rows are too long for points.
+    """
+    from mezzotint.data.image.native_files import NATIVE_EXTENSIONS, is_dicom
+
+    listing = scan(root, NATIVE_EXTENSIONS)
+    own = [path for path in listing.images if extension_of(path) not in EXTENSIONS]
+    bare = [path for path in listing.others if not extension_of(path)]
+    if not listing.images:
+        return any(is_dicom(os.path.join(listing.root, path)) for path in _spread(bare))
+    kinds = [_is_image(os.path.join(listing.root, path)) for path in _spread(own)]
+    return 2 * len(own) > len(listing.images) and all(kinds)
+
+
+def deep_images(root: str) -> bool:
+    """Return whether most images of a folder lose bits or channels as 8-bit RGB; a few are read."""
+    listing = scan(root)
+    deep = 0
+    for path in (chosen := _spread(listing.images)):
+        try:
+            with open_image(os.path.join(listing.root, path), MAX_PIXELS) as image:
+                lost = {DEEP, BANDS} & {*loss_of(image, decode=False).kinds}
+                deep += bool(lost) or image.mode in ("F", "I")
+        except (Undecodable, OSError):  # such as TIFF of 16-bit colors
+            deep += extension_of(path) in (".tif", ".tiff")
+    return 2 * deep > len(chosen)
+
+
+def _spread(paths: Sequence[str]) -> Sequence[str]:
+    """Choose a few paths, spread evenly over all."""
+    count = min(_SAMPLED, len(paths))
+    return [paths[i * len(paths) // count] for i in range(count)]
+
+
+def _is_image(path: str) -> bool:
+    """Return whether a file that Pillow does not read is an image, arrays by their header."""
+    if extension_of(path) != ".npy":
+        return extension_of(path) in (".dcm", ".dicom", ".zarr")
+    try:
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (ValueError, OSError, EOFError):
+        return False
+    return len(shape) == 3 or (len(shape) == 2 and shape[1] > _POINT)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Read series from arrays, UCR and UEA `.ts` files, and CSV tables.
+"""Read series from arrays, UCR and UEA `.ts` files, CSV tables, and lists in parquet files.
 
 Every reader returns a list of series `[C, T]`, with a label and a subject if the file has them.
 Missing values are NaN.
@@ -7,7 +7,7 @@ Missing values are NaN.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from mezzotint.data.formats.numpy_files import (
     one_column,
     with_class_names,
 )
+from mezzotint.data.formats.parquet import entries_of, is_list, lists_of, read_rows
 from mezzotint.data.listing.groups import column_of_groups
 from mezzotint.data.listing.layout import SPLIT_COLUMN, roles_of, rows_of_splits
 
@@ -234,6 +235,52 @@ def read_csv(
         if use
     ]
     return found, uses
+
+
+def read_lists(
+    path: Path, channels: list[str] | None, y: str | None, subject: str | None, layout: Layout
+) -> tuple[list[RawSeries], list[ColumnUse]]:
+    """Read parquet or Arrow files with a row for each series, and lists of numbers as channels.
+
+    A column of lists of lists has all channels, in the order of `layout`.
+
+    Raises:
+        ValueError: when there is no column of lists, or the lists of a row have several lengths.
+    """
+    table = read_rows(str(path))
+    lists = [field.name for field in table.schema if is_list(field.type)]
+    names = channels or lists
+    if not names or not set(names) <= set(lists):
+        raise ValueError(
+            f"`{path}` must have lists of numbers in {', '.join(names) or 'some columns'}, "
+            f"got {', '.join(lists) or 'none'}. Set `data.channels`, or data.kind=table."
+        )
+    y, subject = _labels_and_subjects(y, subject, table.column_names, path, "column", names)
+    columns = [lists_of(table, name, str(path)) for name in names]
+    values = [_of_row(r, layout, path, i) for i, r in enumerate(zip(*columns, strict=True))]
+    cells = [entries_of(table, name) for name in (y, subject)]
+    roles = roles_of([word or "" for word in entries_of(table, SPLIT_COLUMN)])
+    used, scored, _ = rows_of_splits(roles, [label is not None for label in cells[0]])
+    found = [
+        RawSeries(v, cells[0][i], cells[1][i], scored[i], f"{path.stem}/{i:06d}", tuple(names))
+        for i, v in enumerate(values)
+        if used[i] and v is not None
+    ]
+    uses = {y: "label", subject: "subject", **dict.fromkeys(names, "channel")}
+    return found, [ColumnUse(name, uses.get(name, "left out")) for name in table.column_names]
+
+
+def _of_row(row: Sequence[Any], layout: Layout, path: Path, number: int) -> Array | None:
+    """Return the series `[C, T]` of a row's lists; `None` where one is missing."""
+    if any(part is None or not part.size for part in row):
+        return None
+    parts = [p[None] if p.ndim == 1 else p.T if layout == "NTC" else p for p in row]
+    if len(lengths := {part.shape[1] for part in parts}) > 1:
+        raise ValueError(
+            f"`{path}`, row {number}: channels have {min(lengths)} to {max(lengths)} values. They "
+            "must have one length. Leave one out with `data.channels`."
+        )
+    return np.concatenate(parts).astype(np.float32)
 
 
 def read_ucr(path: Path) -> list[RawSeries]:

@@ -1,4 +1,4 @@
-"""Read sensor series from arrays, CSV tables, or the files of the UCR and UEA archives.
+"""Read sensor series from arrays, tables, or the files of the UCR and UEA archives.
 
 Each series is cut into windows of one length. Missing values are interpolated linearly if a gap has
 at most `max_gap` steps; windows with a longer gap are dropped, and so is the end of a series that
@@ -20,6 +20,7 @@ import torch
 
 from mezzotint.data.formats.columns import ColumnUse
 from mezzotint.data.formats.delimited import SEPARATORS
+from mezzotint.data.formats.parquet import SUFFIXES as PARQUET
 from mezzotint.data.listing.groups import grouped, independent
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory, float_moments
@@ -29,6 +30,7 @@ from mezzotint.data.series.files import (
     RawSeries,
     is_ucr,
     read_csv,
+    read_lists,
     read_npz,
     read_ts,
     read_ucr,
@@ -38,18 +40,19 @@ from mezzotint.types import Input
 
 
 class Series(InMemory):
-    """Read windows of sensor series from an `.npz`, `.csv`, `.tsv`, `.ts` or `.arff` file.
+    """Read windows of sensor series from an `.npz`, `.csv`, `.ts`, `.arff` or `.parquet` file.
 
     Args:
-        path: path of the file; with `name_TRAIN.ts`, `name_TEST.ts` is the test set.
+        path: path of the file; with `name_TRAIN.ts`, `name_TEST.ts` is the test set. Parquet and
+            Arrow files, or a folder of them, have a row for each series.
         x: name of the series in an `.npz`, `[N, C, T]` or `[N, T]`.
         y: name of the labels in an `.npz`, or of their column in a CSV; `null` ignores them. Only
             `label` may be missing.
         subject: name of the array or column of subjects, which other sources call `group`; `null`
             for none. Without an array or column `subject` it is one such as `patient_id`.
         channels: columns of a CSV with measurements; by default all others, without row numbers
-            and times.
-        layout: order of the axes in an `.npz`.
+            and times. In parquet, columns of lists of numbers; by default all of these.
+        layout: order of the axes in an `.npz`, and of lists of lists.
         window: steps in a window; by default the length of the longest series.
         stride: steps from one window to the next; by default half a window.
         max_gap: largest number of consecutive missing values to interpolate.
@@ -67,7 +70,7 @@ class Series(InMemory):
     """
 
     modality = "series"
-    opens = frozenset({".arff", ".csv", ".npz", ".ts", ".tsv"})
+    opens = frozenset({".arff", ".csv", ".npz", ".ts", ".tsv", *PARQUET})
 
     def __init__(
         self,
@@ -177,6 +180,8 @@ def _read(
         return read_ucr(path), []
     if suffix in SEPARATORS:
         return read_csv(path, channels, y, subject, "recording")
+    if suffix in PARQUET or path.is_dir():
+        return read_lists(path, channels, y, subject, layout)
     raise ValueError(
         f"`{path}` must be {', '.join(sorted(Series.opens))}, got the suffix {path.suffix!r}. "
         "Convert the file."

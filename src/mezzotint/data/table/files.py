@@ -28,7 +28,7 @@ from mezzotint.data.formats.delimited import (
 )
 from mezzotint.data.formats.numpy_files import CLASSES, numpy_arrays, with_class_names
 from mezzotint.data.formats.parquet import SUFFIXES as PARQUET
-from mezzotint.data.formats.parquet import read_rows
+from mezzotint.data.formats.parquet import is_list, lists_of, read_rows
 
 Column = npt.NDArray[np.float64] | npt.NDArray[np.str_]
 
@@ -282,12 +282,16 @@ def _of_parquet(path: Path, words: Collection[str]) -> Columns:
     table = read_rows(str(path))
     columns = Columns(str(path))
     for name in table.column_names:
+        if is_list(table.schema.field(name).type) and name not in words:
+            matrix = _of_lists(lists_of(table, name, str(path)), name, path)
+            columns |= dict(_parts(name, matrix))
+            continue
         values = table.column(name).to_pylist()
         known = [value for value in values if value is not None]
         if any(isinstance(value, (list, dict, bytes)) for value in known):
             raise ValueError(
-                f"`{path}`: the column {name!r} must be numbers, times or text, got "
-                f"{table.schema.field(name).type}. Leave it out of the file."
+                f"`{path}`: the column {name!r} must be numbers, times, text or lists of numbers, "
+                f"got {table.schema.field(name).type}. Leave it out of the file."
             )
         plain = all(isinstance(v, (int, float, decimal.Decimal)) for v in known)
         times = bool(known) and all(
@@ -299,6 +303,24 @@ def _of_parquet(path: Path, words: Collection[str]) -> Columns:
             columns[name] = np.array([_cell_number(value) for value in values], np.float64)
             columns.times |= {name} if times else set()
     return columns
+
+
+def _of_lists(
+    rows: list[npt.NDArray[np.float64] | None], name: str, path: Path
+) -> npt.NDArray[np.float64]:
+    """Return lists as a matrix, a column for each position; a missing list is a row of NaN."""
+    known = [row for row in rows if row is not None]
+    lengths = sorted({len(row) for row in known if row.ndim == 1})
+    if len(lengths) != 1 or lengths == [0] or any(row.ndim != 1 for row in known):
+        found = "lists of lists"
+        if all(row.ndim == 1 for row in known):
+            found = f"{lengths[0]} to {lengths[-1]}" if lengths and lengths[-1] else "no numbers"
+        raise ValueError(
+            f"`{path}`: a table needs lists of one length in the column {name!r}, got {found}. Set "
+            "`data.kind=series` to read each list as a series, or leave the column out of the file."
+        )
+    empty = np.full(lengths[0], np.nan)
+    return np.stack([empty if row is None else row for row in rows])
 
 
 def _cell_word(value: Any) -> str:
