@@ -29,6 +29,7 @@ _ROOMS = (
     "evaluation", "export", "recipe", "train", "runs", "interop", "detection", "report",
 )  # fmt: skip
 _MODULES = ("types", "dist", "seeding")
+_PAPER = re.compile(r"arXiv|et al\.|\b(?:19|20)\d\d\b")
 _CLI, _SECTIONS, _PARTS = "reference/cli.md", "reference/recipes", "reference/recipes/parts.md"
 
 
@@ -62,14 +63,54 @@ def _api_path(package: str) -> str:
     return f"reference/api/{package}.md"
 
 
+def _parsed(module: str) -> ast.Module:
+    """A module of the package or the `__init__.py` of one, by its dotted name."""
+    parts = module.split(".")[1:]
+    path = PACKAGE.joinpath(*parts).with_suffix(".py")
+    path = path if parts and path.is_file() else PACKAGE.joinpath(*parts, "__init__.py")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _api(package: str, names: tuple[str, ...]) -> str:
     """The page of a package: its docstring, and each of its public names."""
-    parts = package.split(".")[1:]
-    module = PACKAGE.joinpath(*parts).with_suffix(".py")
-    path = module if parts and module.is_file() else PACKAGE.joinpath(*parts, "__init__.py")
-    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    blocks = [f"::: {package}.{name}\n" for name in names if not name.startswith("_")]
+    tree = _parsed(package)
+    homes = {
+        alias.name: node.module or ""
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    doc = ast.get_docstring(tree) or ""
+    blocks = [
+        f"::: {package}.{name}\n{_keys_link(name)}{_source(homes.get(name, ''))}"
+        for name in names
+        if not name.startswith("_")
+    ]
     return f"# `{package}`\n\n{doc}\n\n" + "\n".join(blocks)
+
+
+def _keys_link(name: str) -> str:
+    """A link from a component's class or function to its keys."""
+    known = index()
+    entry = known.functions.get(name) or known.classes.get(name)
+    for family, path in families().items() if entry is not None else ():
+        if entry is index().members(family).get(entry.kind):
+            target = f"../{path.removeprefix('reference/')}#{_anchor(family, entry.kind)}"
+            return f"\n[Its keys in a recipe, with ranges]({target})\n"
+    return ""
+
+
+@cache
+def _source(module: str) -> str:
+    """A folded note with the docstring of a module that tells a paper and what differs from it."""
+    doc = (ast.get_docstring(_parsed(module)) or "") if module.startswith("mezzotint.") else ""
+    if not _PAPER.search(doc):
+        return ""
+    lines = (f"    {line}".rstrip() for line in doc.splitlines())
+    title = module.removeprefix("mezzotint.").replace(".", "/")
+    return (
+        f'\n??? quote "Source, and what differs from it: `{title}.py`"\n' + "\n".join(lines) + "\n"
+    )
 
 
 @cache

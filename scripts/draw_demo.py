@@ -43,7 +43,7 @@ TARGET = Path(__file__).parent.parent / "docs" / "images"
 BITS = {"fp32": Bits(32, 32), "W8A8": Bits(8, 8), "W4A4": Bits(4, 4), "W2A4": Bits(2, 4)}
 QUERIES, NEIGHBORS, SEED = 4, 6, 3
 PROBES = {"knn": "kNN", "linear": "linear probe"}
-STEPS, PAUSE = 6, 5
+STEPS, PAUSE = 4, 5
 """Frames from one map to the next, and frames at the last one."""
 
 
@@ -155,11 +155,17 @@ def between(planes: Sequence[Points]) -> list[tuple[int, Points]]:
     return [*frames, *[(len(planes) - 1, planes[-1])] * PAUSE]
 
 
-def draw_map(run: Path, source: Source, path: Path, most: int = 250) -> None:
+def transparent(pixels: Any) -> Any:
+    """The pixels with an alpha channel, `[H, W, 4]`, in which white is nothing."""
+    alpha = np.where(pixels.min(axis=2, keepdims=True) > 250, 0, 255)
+    return np.concatenate([pixels, alpha.astype(pixels.dtype)], axis=2)
+
+
+def draw_map(run: Path, source: Source, path: Path, most: int = 200) -> None:
     """Write the animation: each sample as its picture, at its position."""
     epochs, planes, samples = positions(run)
     everything, _ = source.evaluation()
-    pictures = [picture(everything, index) for index in samples[:most]]
+    pictures = [transparent(picture(everything, index)) for index in samples[:most]]
     frames = []
     for number, plane in between([plane[:most] for plane in planes]):
         figure = plt.figure(figsize=(6.0, 6.0), dpi=80)
@@ -174,7 +180,7 @@ def draw_map(run: Path, source: Source, path: Path, most: int = 250) -> None:
         plt.close(figure)
         frames.append(Image.open(content).convert("RGB"))
     first, *rest = frames
-    first.save(path, save_all=True, append_images=rest, duration=140, loop=0, quality=45, method=6)
+    first.save(path, save_all=True, append_images=rest, duration=180, loop=0, quality=40, method=6)
 
 
 def main() -> None:

@@ -119,7 +119,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def mean(x: Tensor) -> Tensor:
-    """Average over ranks, element by element; differentiable."""
+    """Average a tensor of any shape over ranks, element by element; differentiable."""
     return x if world_size() == 1 else _Mean.apply(x)
 
 

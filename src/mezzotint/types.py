@@ -48,7 +48,12 @@ class Sample(TypedDict):
 
 
 class Unreadable(Exception):
-    """A sample cannot be read. The loader catches, counts and reports it."""
+    """A sample cannot be read. The loader catches, counts and reports it.
+
+    Args:
+        id: id of the sample.
+        reason: why, beginning with a word such as `empty`, `truncated` or `broken`.
+    """
 
     def __init__(self, id: str, reason: str) -> None:
         super().__init__(id, reason)
@@ -239,7 +244,12 @@ class Views:
 
 @dataclass(frozen=True)
 class Step:
-    """What a method's forward returns: the loss to minimize, and scalars worth logging."""
+    """What a method's forward returns: the loss to minimize, and scalars worth logging.
+
+    Attributes:
+        loss: 0-d tensor with a gradient.
+        logs: 0-d tensors without a gradient, by name.
+    """
 
     loss: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)

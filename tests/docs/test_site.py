@@ -32,6 +32,18 @@ def test_every_public_name_has_a_block_on_the_page_of_its_package() -> None:
                 assert hasattr(module, name), f"{package}.{name}"
 
 
+def test_a_class_leads_to_its_keys_and_to_its_paper() -> None:
+    pages = docs_reference.pages()
+    for kind, entry in index().members("Method").items():
+        block = pages["reference/api/mezzotint.methods.md"].split(f".{entry.name}\n")[1]
+        block = block.split("\n::: ")[0]
+        assert f"](../recipes/method.md#{family_anchor('Method', kind)})" in block
+        assert "\n    " in block and re.search(r"arXiv \d{4}\.\d{5}|et al\.", block), kind
+    assert (
+        "](../recipes/encoder.md#encoder-resnet8)" in pages["reference/api/mezzotint.encoders.md"]
+    )
+
+
 def test_every_key_of_every_kind_has_a_row_with_type_default_and_meaning() -> None:
     rows = 0
     for family, path in docs_reference.families().items():

@@ -22,7 +22,7 @@ def test_frames_begin_and_end_at_maps_and_move_between() -> None:
     steps = draw_demo.STEPS
     assert values[0] == 0.0 and values[steps] == 1.0 and values[-draw_demo.PAUSE :] == [0.5] * 5
     assert values[:steps] == sorted(values[:steps]) and 0.0 < values[1] < 0.5
-    assert [number for number, _ in frames[::steps]] == [0, 1, 2]
+    assert [number for number, _ in frames[: 2 * steps + 1 : steps]] == [0, 1, 2]
 
 
 def test_the_curve_has_a_line_for_each_probe_and_a_label_for_each_bit_config(

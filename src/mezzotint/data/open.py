@@ -64,6 +64,13 @@ def open_source(
 ) -> Source:
     """Open data so that an encoder with this input can take it; see `source_config`.
 
+    Args:
+        name: path, name of embedded data, or `None` for the training data.
+        input: input of the encoder.
+        trained: section `data` of the encoder's training, whose settings are kept.
+        overrides: `data.KEY=VALUE`, which win.
+        encoder: directory of the encoder, whose preprocessing is used.
+
     Raises:
         ValueError: when it cannot be opened, or its samples have another shape.
     """

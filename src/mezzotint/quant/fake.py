@@ -260,7 +260,14 @@ class Rangeless(Quantizer):
 
 
 class ActivationQuantizer(Quantizer):
-    """Uniform quantizer of activations; by default SSQL's, with one asymmetric range per tensor."""
+    """Uniform quantizer of activations; by default SSQL's, with one asymmetric range per tensor.
+
+    Args:
+        layout: values that share a range.
+        scheme: scheme of the grid.
+        observer: chooses the range; by default `MinMax`.
+        fixed_bits: bits that `quant.bits` does not change; `None` follows it.
+    """
 
     def __init__(
         self,
@@ -279,6 +286,12 @@ class WeightQuantizer(Quantizer):
     With a dynamic observer the range follows the weight at every step and takes part in the
     gradient: the largest weight of a channel also learns through the scale. With any other observer
     the range is computed when the bits are set.
+
+    Args:
+        layout: values that share a range; by default an output channel.
+        scheme: scheme of the grid.
+        observer: chooses the range; by default `MinMax`.
+        fixed_bits: bits that `quant.bits` does not change; `None` follows it.
     """
 
     def __init__(

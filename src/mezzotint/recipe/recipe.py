@@ -145,7 +145,7 @@ def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
 
 
 def resolve_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Check all sections of a recipe, and fill in the defaults."""
+    """Check the sections of a recipe and fill in defaults; a RecipeError says what is refused."""
     for name in config:
         if name not in FAMILIES and name not in OPTIONAL:
             known = [*FAMILIES, *OPTIONAL]
