@@ -93,8 +93,10 @@ def _keys_link(name: str) -> str:
     """A link from a component's class or function to its keys."""
     known = index()
     entry = known.functions.get(name) or known.classes.get(name)
-    for family, path in families().items() if entry is not None else ():
-        if entry is index().members(family).get(entry.kind):
+    if entry is None:
+        return ""
+    for family, path in families().items():
+        if entry is known.members(family).get(entry.kind):
             target = f"../{path.removeprefix('reference/')}#{_anchor(family, entry.kind)}"
             return f"\n[Its keys in a recipe, with ranges]({target})\n"
     return ""
