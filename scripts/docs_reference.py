@@ -98,7 +98,8 @@ def _keys_link(name: str) -> str:
     for family, path in families().items():
         if entry is known.members(family).get(entry.kind):
             target = f"../{path.removeprefix('reference/')}#{_anchor(family, entry.kind)}"
-            return f"\n[Its keys in a recipe, with ranges]({target})\n"
+            link = f"[Its keys in a recipe, with ranges]({target})"
+            return f"\n{link}; other values raise a `ValueError`.\n"
     return ""
 
 

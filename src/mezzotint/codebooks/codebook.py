@@ -38,7 +38,7 @@ class Codebook(nn.Module, Component):
             raise ValueError(f"`num_codes` must be 2 or more, got {num_codes}. Try 256.")
         if dim < 1 or num_levels < 1:
             raise ValueError(
-                "`dim` and the number of levels must be 1 or more, "
+                "`dim` and `num_levels` must be 1 or more, "
                 f"got {dim} and {num_levels}. Try 256 and 4."
             )
         self.dim, self.num_codes, self.num_levels = dim, num_codes, num_levels

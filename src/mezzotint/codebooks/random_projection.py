@@ -16,6 +16,7 @@ from mezzotint.codebooks.codebook import Codebook, full_precision
 from mezzotint.codebooks.gradient import unit
 from mezzotint.codebooks.kmeans import k_nearest
 from mezzotint.codebooks.kmeans import nearest as nearest_code
+from mezzotint.recipe.component import require_sizes
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Codes
 
@@ -48,6 +49,7 @@ class RandomProjection(Codebook):
         normalize: bool = True,
         seed: int = 0,
     ) -> None:
+        require_sizes("codebook", num_codebooks=num_codebooks)
         super().__init__(dim, num_codes, num_codebooks, num_codebooks * code_dim)
         if code_dim < 1:
             raise ValueError(

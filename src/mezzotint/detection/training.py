@@ -31,7 +31,7 @@ from mezzotint.optim.optimizer import Optimizer
 from mezzotint.optim.schedules import Schedule
 from mezzotint.optim.state import load_optimizer_state, optimizer_state
 from mezzotint.quant.batch_norm import averaged_statistics
-from mezzotint.recipe.component import Component
+from mezzotint.recipe.component import Component, require_sizes
 from mezzotint.seeding import Draws, key_of, sample_order
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import (
@@ -75,16 +75,17 @@ class Training(Component):
         device: Literal["auto", "cpu", "cuda"] = "auto",
         every_minutes: float = 10.0,
     ) -> None:
-        least = {
-            "steps": (steps, 1),
-            "batch_size": (batch_size, 1),
-            "warmup_steps": (warmup_steps, 0),
-            "precise_bn_batches": (precise_bn_batches, 0),
-            "workers": (workers, 0),
-        }
-        for name, (value, bound) in least.items():
-            if value < bound:
-                raise ValueError(f"`training.{name}` must be at least {bound}, got {value}.")
+        require_sizes("training", steps=steps, batch_size=batch_size)
+        for name, value in {
+            "warmup_steps": warmup_steps,
+            "precise_bn_batches": precise_bn_batches,
+            "workers": workers,
+            "every_minutes": every_minutes,
+        }.items():
+            if value < 0:
+                raise ValueError(f"`training.{name}` must be 0 or more, got {value}. Increase it.")
+        if clip_norm is not None and clip_norm <= 0.0:
+            raise ValueError(f"`training.clip_norm` must be positive, got {clip_norm}. Try 1.0.")
         if not 0.0 <= flip <= 1.0:
             raise ValueError(f"`training.flip` must be in [0, 1], got {flip}. Try 0.5.")
         self.steps, self.batch_size, self.warmup_steps, self.flip = (

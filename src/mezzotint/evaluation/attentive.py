@@ -62,6 +62,8 @@ class Attentive(Probe):
                 f"`validation` between 0 and 1, got heads={heads}, epochs={epochs}, rates={rates}, "
                 f"validation={validation}. Try 4, 40, (3e-3, 3e-2) and 0.2."
             )
+        if weight_decay < 0.0:
+            raise ValueError(f"`weight_decay` must be 0 or more, got {weight_decay}. Try 0.01.")
         self.heads, self.epochs, self.rates = heads, epochs, tuple(rates)
         self.weight_decay, self.validation = weight_decay, validation
 

@@ -69,7 +69,7 @@ class Linear(Probe):
             )
         if not 0.0 < validation < 1.0:
             raise ValueError(
-                f"`validation` must lie between 0 and 1, got {validation}. 0.2 is a fifth."
+                f"`validation` must be between 0 and 1, got {validation}. 0.2 is a fifth."
             )
         if tolerance <= 0 or max_evaluations < 1:
             raise ValueError(

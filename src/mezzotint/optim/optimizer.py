@@ -197,6 +197,8 @@ class AdamW(Optimizer):
             raise ValueError(
                 f"`optimizer.betas` must be in [0, 1), got {list(betas)}. Try [0.9, 0.999]."
             )
+        if eps < 0.0:
+            raise ValueError(f"`optimizer.eps` must be 0 or more, got {eps}. Try 1e-8.")
         if final_weight_decay is not None and final_weight_decay < 0.0:
             raise ValueError(
                 f"`optimizer.final_weight_decay` must be at least 0, got {final_weight_decay}. "

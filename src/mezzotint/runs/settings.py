@@ -95,7 +95,7 @@ class Budget(Component):
     def __init__(self, *, evaluation: float = 0.25, samples: int | None = None) -> None:
         if not 0.0 <= evaluation <= 1.0:
             raise ValueError(
-                f"`budget.evaluation` must lie between 0 and 1, got {evaluation}. 0.25 is usual."
+                f"`budget.evaluation` must be 0 to 1, got {evaluation}. 0.25 is usual."
             )
         if samples is not None and samples < 1:
             raise ValueError(

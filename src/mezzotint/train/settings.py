@@ -12,7 +12,7 @@ from mezzotint import dist
 from mezzotint.data.source import Source
 from mezzotint.evaluation.projection import Layout
 from mezzotint.methods.method import Method
-from mezzotint.recipe.component import Component
+from mezzotint.recipe.component import Component, require_sizes
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.online import Classifier
 
@@ -220,6 +220,8 @@ class Compute(Component):
                 f"`run.compute.average` must be a decay between 0 and 1, or null, got {average}. "
                 "Try 0.9999."
             )
+        if threads is not None:
+            require_sizes("run.compute", threads=threads)
         self.device = device
         self.precision: Precision = precision
         self.channels_last = channels_last
