@@ -141,9 +141,12 @@ def _key_line(entry: ComponentEntry, key: Key, page: str) -> str:
         target, kinds = families()[key.family], list(index().members(key.family))
         anchor = f"#{_anchor(key.family, kinds[0])}" if len(kinds) == 1 else ""
         here = anchor if target == page else f"{target.rpartition('/')[2]}{anchor}"
-        kind = f"[{kind}]({here or '#'})"
+        alone = kinds == [index().classes[key.family].kind]
+        kind = f"[{'its keys' if alone else kind}]({here or '#'})"
     default = "**required**" if key.required else f"`{_shown(key.default)}`"
-    doc = f"{key.doc[:1].upper()}{key.doc[1:]}"
+    if key.family is not None and default.strip("`") == kind_of(key.family):
+        default = "all of its defaults"
+    doc = f"{key.doc[:1].upper()}{key.doc[1:]}".replace("`None`", "`null`")
     cells = (f"`{key.name}`", kind + (f", {demand}" if demand else ""), default, doc)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

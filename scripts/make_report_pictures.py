@@ -1,7 +1,7 @@
 """Take the pictures of `docs/report.md` from the report of a finished run, usually the demo's.
 
     make demo
-    python scripts/make_report_pictures.py runs/demo [--out docs/images]
+    python scripts/make_report_pictures.py runs/demo [--tutorials runs] [--out docs/images]
 
 Needs Selenium (`pip install selenium`), and Chromium and `chromedriver` on the PATH; none of them
 is needed for anything else in the package. The gallery and the maps over the epochs are made here,
@@ -62,6 +62,10 @@ REPORT = (
     Shot("report_low_bits.png", first="#bits", last="#exports"),
 )
 GALLERY = (Shot("report_gallery.png", height=620),)
+TUTORIALS = {
+    "photos": Shot("start_photos.webp", height=1050),
+    "continued": Shot("start_continue.webp", height=600),
+}
 MAPS = (Shot("report_epochs.webp", first="#maps"),)
 
 
@@ -155,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="directory of a finished run with a report.html")
+    parser.add_argument("--tutorials", type=Path, help="directory with the tutorials' runs")
     parser.add_argument("--out", type=Path, default=TARGET, help="directory of the pictures")
     options = parser.parse_args(arguments)
     page = options.run / "report.html"
@@ -167,6 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with browser() as driver, tempfile.TemporaryDirectory() as temporary:
         written = take(driver, page, REPORT, options.out)
+        for name, shot in TUTORIALS.items() if options.tutorials else ():
+            written += take(driver, options.tutorials / name / "report.html", [shot], options.out)
         recipe = Recipe.load(options.run)
         gallery = Path(temporary) / "gallery.html"
         write_gallery(recipe.data, recipe.views, recipe.encoder.input, gallery, samples=12, seed=0)
