@@ -2,9 +2,10 @@
 
 python benchmarks/muon.py OUT [--seconds 10]     # cells that are done are not run again
 
-Every optimizer is tuned on the same grid of rates with seed 0, then trained with seeds 1 to 3 at
-its best rate. The schedule is half a cosine over the budget of time, after a warm-up of a twentieth
-of it, so that whatever a step costs, each run ends its schedule when its time is over.
+Every optimizer is tuned with seed 0 on the same grid of rates, factors of 2 without an end, then
+trained with seeds 1 to 3 at its best rate. The schedule is half a cosine over the budget of time,
+after a warm-up of a twentieth of it, so that whatever a step costs, each run ends its schedule when
+its time is over.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from mezzotint.files import write_json
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.runs.widths import final_loss
 
-RATES = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128]
+START = 0.016
 OPTIMIZERS = {
     "SGD": "{kind: sgd, lr: LR, momentum: 0.9, nesterov: true, weight_decay: 5.0e-4}",
     "AdamW": "{kind: adamw, lr: LR, weight_decay: 0.05}",
@@ -41,6 +42,7 @@ TASKS: dict[str, list[str]] = {
         "views={kind: one_view, crop: {scale: [0.2, 1.0]}}",
     ],
 }
+DIVERGED = 1e9  # JSON has no infinity
 T_2 = 4.303  # Student's t of 95 % with two degrees of freedom
 
 
@@ -72,7 +74,7 @@ def train(task: str, optimizer: str, rate: float, seed: int, seconds: float) -> 
         curve.append(float(loss.detach()))
     finite = all(map(math.isfinite, curve))
     return {
-        "loss": final_loss(curve) if finite else 1e9,  # JSON has no infinity
+        "loss": final_loss(curve) if finite else DIVERGED,
         "steps": len(curve),
         "curve": curve if finite else [],
         "seconds": time.process_time() - began,
@@ -107,19 +109,20 @@ def cell(out: Path, task: str, optimizer: str, rate: float, seed: int, s: float)
 
 
 def tuned(out: Path, task: str, optimizer: str, seconds: float) -> tuple[float, float]:
-    """Best rate of the grid and its loss, walking up from the middle and then down."""
+    """Best rate and its loss, walking by factors of 2 from the start, up and then down."""
     losses: dict[int, float] = {}
 
-    def loss(i: int) -> float:
-        if i not in losses:
-            losses[i] = cell(out, task, optimizer, RATES[i], 0, seconds)["loss"]
-        return losses[i]
+    def loss(power: int) -> float:
+        if power not in losses:
+            rate = START * 2.0**power
+            losses[power] = cell(out, task, optimizer, rate, 0, seconds)["loss"]
+        return losses[power]
 
-    best = len(RATES) // 2
-    for direction in (1, -1):
-        while 0 <= best + direction < len(RATES) and loss(best + direction) <= loss(best):
+    best = 0
+    for direction in (1, -1):  # no end: a walk stops where the loss rises, or diverged already
+        while loss(best + direction) < loss(best) or (direction < 0 and loss(best) >= DIVERGED):
             best += direction
-    return RATES[best], losses[best]
+    return START * 2.0**best, losses[best]
 
 
 def interval(values: list[float]) -> str:
