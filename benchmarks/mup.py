@@ -4,11 +4,13 @@ python benchmarks/mup.py slopes OUT      # the table of slopes; cells in OUT are
                                          # names of encoders and losses after OUT choose rows
 python benchmarks/mup.py rates simclr OUT        # best rate across widths on emoji, 3 seeds
 python benchmarks/mup.py rates ssql OUT          # the same under random bit-widths
+python benchmarks/mup.py bits OUT        # best rate by bits, at width 16
 python benchmarks/mup.py overhead        # time of a training step in muP over one without
 """
 
 import itertools
 import json
+import math
 import statistics
 import sys
 import time
@@ -26,10 +28,12 @@ from mezzotint.optim.mup.coord_check import Row, slopes
 from mezzotint.optim.mup.measure import train_and_measure
 from mezzotint.optim.mup.method import apply_mup, build
 from mezzotint.optim.optimizer import LARS, SGD, AdamW, Optimizer
-from mezzotint.recipe.recipe import read_recipe
+from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.report.widths import proposal, wider, write_rate_transfer
-from mezzotint.runs.widths import PARAMETRIZATIONS, transfer_rates
+from mezzotint.runs.widths import PARAMETRIZATIONS, final_loss, transfer_rates
 from mezzotint.seeding import Draws
+from mezzotint.train.log import read_metrics
+from mezzotint.train.loop import pretrain
 from mezzotint.types import Input, Views
 
 IMAGE = Input((3, 16, 16), (0.5,) * 3, (0.25,) * 3)
@@ -59,6 +63,7 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "Adam": lambda: AdamW(lr=3e-3), "SGD": lambda: SGD(lr=0.02),
     "LARS": lambda: LARS(lr=0.05, trust=0.1), "Muon": lambda: Muon(lr=0.02, arithmetic="fp32"),
 }  # fmt: skip
+T_2 = 4.303  # Student's t of 95 % with two degrees of freedom
 SMALL = {"MLP": (32, 2), "ViT": (32, 2), "ResNet-8": (16, 1), "AudioNTT": (16, 1)}
 """Samples of a batch, and seeds."""
 
@@ -132,62 +137,153 @@ def print_slopes(out: Path, *chosen: str) -> None:
         print(f"| {encoder} | {method} | {optimizer} | {cells} | {where} |", flush=True)
 
 
-def print_rates(method: str, out: Path, seeds: int = 3) -> None:
-    """The grid of widths and rates on the emoji at 16 pixels, which makes cells four times cheaper.
+RATES = [2.0**power for power in range(-10, -4)]
 
-    The projector ends without a BatchNorm, so that all of its dimensions grow; bits of SSQL are
-    drawn again in each step.
+
+def small(out: Path, method: str) -> dict[str, Any]:
+    """Emoji at 16 pixels, which makes cells four times cheaper, at width 16 for two epochs.
+
+    The projector ends without a BatchNorm, so that all of its dimensions grow.
     """
     out.mkdir(parents=True, exist_ok=True)
     file, emoji = out / "emoji.npz", EmbeddedImages(name="emoji")
     if not file.is_file():
         np.savez(file, x=np.stack([np.asarray(emoji.read(i)["x"]) for i in range(len(emoji))]))
-    base = "{kind: simclr, hidden_dim: 64, dim: 32, temperature: 0.07, last_norm: false}"
-    bits = "weight_bits: [2, 8], activation_bits: [4, 8]"
     overrides = [
         f"data={{kind: arrays, path: {file}, size: 16}}",
         "encoder={kind: resnet8, stem: patch, width: 16, grid: 1}",
-        f"method={base if method == 'simclr' else f'{{kind: ssql, base: {base}, {bits}}}'}",
+        f"method={method}",
         "optimizer={kind: adamw, lr: 0.004}",
         "schedule={kind: cosine, warmup_epochs: 0.2}",
         "run.batch_size=32", "run.epochs=2", "run.log.every_steps=1", "run.log.knn_epochs=0",
     ]  # fmt: skip
-    config = read_recipe("image/emoji_simclr", overrides)
-    rates = [2.0**power for power in range(-10, -4)]
-    transfer = transfer_rates(config, [16, 32, 64], rates, out, seeds=seeds)
-    print("| parametrization | width | best rate | " + " | ".join(f"{r:.4g}" for r in rates) + " |")
-    print("|" + "---|" * (3 + len(rates)))
-    for name in PARAMETRIZATIONS:
-        for width in transfer.widths:
-            losses = " | ".join(f"{loss:.3f}" for loss in transfer.losses(name, width))
-            print(f"| {name} | {width} | {transfer.best(name, width):.4g} | {losses} |")
+    return read_recipe("image/emoji_simclr", overrides)
+
+
+SIMCLR = "{kind: simclr, hidden_dim: 64, dim: 32, temperature: 0.07, last_norm: false}"
+
+
+def ssql(weights: tuple[int, int], activations: tuple[int, int]) -> str:
+    """Bits are drawn again in each step."""
+    bits = f"weight_bits: {list(weights)}, activation_bits: {list(activations)}"
+    return f"{{kind: ssql, base: {SIMCLR}, {bits}}}"
+
+
+def print_rates(method: str, out: Path, seeds: int = 3) -> None:
+    """The grid of widths and rates."""
+    config = small(out, SIMCLR if method == "simclr" else ssql((2, 8), (4, 8)))
+    transfer = transfer_rates(config, [16, 32, 64], RATES, out, seeds=seeds)
+    print(f"| parametrization | width | {rate_columns()}")
+    for name, width in itertools.product(PARAMETRIZATIONS, transfer.widths):
+        own = [
+            cell for cell in transfer.cells
+            if (cell["parametrization"], cell["width"]) == (name, width)
+        ]  # fmt: skip
+        print(f"| {name} | {width} | {rate_row(own)}")
     print(f"\n{proposal(transfer)} {wider(transfer)}")
     print(write_rate_transfer(transfer, out / "index.html"))
 
 
+def print_bits(out: Path, seeds: int = 3) -> None:
+    """The grid of rates at width 16, for three ranges of bits and for none."""
+    ranges = {
+        "W32A32": SIMCLR, "W8A8": ssql((8, 8), (8, 8)), "W2-8 A4-8": ssql((2, 8), (4, 8)),
+        "W2A4": ssql((2, 2), (4, 4)),
+    }  # fmt: skip
+    print(f"| bits | {rate_columns()}")
+    for bits, method in ranges.items():
+        cells: list[dict[str, Any]] = []
+        for seed, rate in itertools.product(range(seeds), RATES):
+            file = out / f"{bits}-{rate:g}-{seed}.json"
+            if not file.is_file():
+                config = small(out, method)
+                config["optimizer"]["lr"], config["run"]["seed"] = rate, seed
+                pretrain(Recipe.build(config), out / "run", overwrite=True, progress="quiet")
+                lines = read_metrics(out / "run/metrics.jsonl")
+                losses = [line["loss"] for line in lines if line.get("loss") is not None]
+                write_json(file, {"rate": rate, "seed": seed, "loss": final_loss(losses)})
+            cells.append(json.loads(file.read_text(encoding="utf-8")))
+        print(f"| {bits} | {rate_row(cells)}", flush=True)
+
+
+def rate_columns() -> str:
+    columns = ["best rate", "minimum", *(f"2^{round(math.log2(rate))}" for rate in RATES)]
+    return " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1)
+
+
+def rate_row(cells: list[dict[str, Any]]) -> str:
+    """Best rate, the minimum of parabolas (a seed each; mean and interval), and mean losses."""
+    of = {(cell["seed"], cell["rate"]): cell["loss"] for cell in cells}
+    seeds = sorted({seed for seed, _ in of})
+    means = [statistics.mean(of[seed, rate] for seed in seeds) for rate in RATES]
+    best = means.index(min(means))
+    near = RATES[max(0, best - 2) : best + 3]
+    powers = [math.log2(rate) for rate in near]
+    fits = [np.polyfit(powers, [of[seed, rate] for rate in near], 2) for seed in seeds]
+    ends = [float(-linear / square / 2.0) for square, linear, _ in fits]
+    half = T_2 * statistics.stdev(ends) / math.sqrt(len(ends))
+    minimum = f"{statistics.mean(ends):.2f} ± {half:.2f}"
+    losses = " | ".join(f"{loss:.3f}" for loss in means)
+    return f"2^{round(math.log2(RATES[best]))} | {minimum} | {losses} |"
+
+
+OVERHEADS: dict[str, tuple[Section, str, int, int, int]] = {
+    "ResNet-8, patch stem, 16 px, width 64, batch 32": (
+        lambda w: {"kind": "resnet8", "stem": "patch", "width": w}, "InfoNCE", 64, 32, 300,
+    ),
+    "ViT, 4 blocks, 16 px, width 128, batch 64": (
+        lambda w: {"kind": "vit", "width": w, "heads": w // 32, "depth": 4, "patch": 4},
+        "InfoNCE", 128, 64, 60,
+    ),
+    "ResNet-18, small stem, 16 px, width 64, batch 32, BYOL's readouts": (
+        lambda w: {"kind": "resnet18", "stem": "small", "width": w}, "readouts", 64, 32, 16,
+    ),
+}  # fmt: skip
+READOUTS = {"kind": "byol", "hidden_dim": 256, "dim": 128, "last_norm": True}
+"""Encoder, method, width, samples of a batch and repeats; the base is half as wide."""
+
+
 def print_overhead() -> None:
-    """CPU time of steps in turn, so that other work on the machine meets both alike."""
+    """CPU time of a step with and without muP, in turn, and of two equal ones as the control."""
     torch.set_num_threads(1)
-    batch = views(IMAGE)
-    parts: list[tuple[Any, torch.optim.Optimizer, list[float]]] = []
-    for base in (None, 32):
-        method = made("ResNet-8", "InfoNCE", 64, base).train()
-        parts.append((method, AdamW(lr=1e-3).build(method, 32), []))
-    for _ in range(200):
-        for method, optimizer, times in parts:
-            began = time.process_time()
-            optimizer.zero_grad()
-            torch.autograd.backward(method(batch).loss)
-            optimizer.step()
-            times.append(time.process_time() - began)
-    plain, scaled = (statistics.median(times) for _, _, times in parts)
-    print(f"{plain * 1e3:.2f} ms without, {scaled * 1e3:.2f} ms in muP: {scaled / plain - 1:+.1%}")
+    print("| step | without | passes in muP | optimizer | whole step | two equal ones |")
+    print("|" + "---|" * 6)
+    for name, (section, head, width, samples, repeats) in OVERHEADS.items():
+        batch = views(IMAGE, samples)
+        sides: list[tuple[Any, torch.optim.Optimizer, list[tuple[float, float]]]] = []
+        for base in (None, width // 2, None):
+            torch.manual_seed(0)
+            method = READOUTS if head == "readouts" else METHODS[head](width)
+            built: Any = build(section(width), method, IMAGE)
+            built = (built if base is None else apply_mup(built, base_width=base)).train()
+            sides.append((built, AdamW(lr=1e-3).build(built, samples), []))
+        for repeat in range(repeats):
+            for built, optimizer, times in (sides, sides[::-1])[repeat % 2]:
+                began = time.process_time()
+                optimizer.zero_grad()
+                torch.autograd.backward(built(batch).loss)
+                between = time.process_time()
+                optimizer.step()
+                times.append((between - began, time.process_time() - between))
+        plain, scaled, again = (
+            [statistics.median(part) * 1e3 for part in zip(*times[2:], strict=True)]
+            for _, _, times in sides
+        )
+        whole = [sum(side) for side in (plain, scaled, again)]
+        print(
+            f"| {name} | {whole[0]:.1f} ms | {scaled[0] - plain[0]:+.2f} ms | "
+            f"{scaled[1] - plain[1]:+.2f} ms | {whole[1] / whole[0] - 1:+.1%} | "
+            f"{whole[2] / whole[0] - 1:+.1%} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
     verb = sys.argv[1]
     if verb == "slopes":
         print_slopes(Path(sys.argv[2]), *sys.argv[3:])
+    elif verb == "bits":
+        print_bits(Path(sys.argv[2]))
     elif verb == "rates":
         print_rates(sys.argv[2], Path(sys.argv[3]))
     else:
