@@ -2,6 +2,7 @@
 
 python benchmarks/mup.py slopes OUT      # the table of slopes; cells in OUT are not run again;
                                          # names of encoders and losses after OUT choose rows
+python benchmarks/mup.py tokens OUT      # Muon on convolutions with fewer tokens than channels
 python benchmarks/mup.py rates simclr OUT        # best rate across widths on emoji, 3 seeds
 python benchmarks/mup.py rates ssql OUT          # the same under random bit-widths
 python benchmarks/mup.py bits OUT        # best rate by bits, at width 16
@@ -14,7 +15,8 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,10 @@ SMALL = {"MLP": (32, 2), "ViT": (32, 2), "ResNet-8": (16, 1), "AudioNTT": (16, 1
 """Samples of a batch, and seeds."""
 
 
+FEW = (8, 4)
+"""Side of an input and samples of a batch, so that fewer tokens than channels meet a kernel."""
+
+
 def views(input: Input, batch: int = 32, seed: int = 0) -> Views:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, *input.shape, generator=generator)
@@ -76,25 +82,35 @@ def views(input: Input, batch: int = 32, seed: int = 0) -> Views:
     return Views(pair, ("global", "global"), Draws(torch.arange(batch), 0), labels=labels)
 
 
-def made(encoder: str, method: str, width: int, base: int | None, seed: int = 0) -> Any:
-    input, section, _ = ENCODERS[encoder]
+def input_of(encoder: str, few: bool) -> Input:
+    input = ENCODERS[encoder][0]
+    return replace(input, shape=(input.shape[0], FEW[0], FEW[0])) if few else input
+
+
+def made(
+    encoder: str, method: str, width: int, base: int | None, seed: int = 0, few: bool = False
+) -> Any:
     torch.manual_seed(seed)
-    built = build(section(width), METHODS[method](width), input)
+    section = ENCODERS[encoder][1](width)
+    built = build(section, METHODS[method](width), input_of(encoder, few))
     return built if base is None else apply_mup(built, base_width=base)
 
 
-def measured(encoder: str, method: str, optimizer: str, base: int | None, seed: int) -> list[Row]:
+def measured(
+    encoder: str, method: str, optimizer: str, base: int | None, seed: int, few: bool = False
+) -> list[Row]:
     """Rows of every width: sizes of outputs, their changes, and spectral norms."""
-    input, _, widths = ENCODERS[encoder]
-    if (encoder, optimizer) == ("ResNet-8", "Muon"):
+    widths = ENCODERS[encoder][2]
+    if optimizer == "Muon" and (few or encoder == "ResNet-8"):
         widths = widths[:-1]  # Newton-Schulz on 2,048 x 18,432 takes minutes a step
-    batch, rows = SMALL[encoder][0], []
+    batch, rows = FEW[1] if few else SMALL[encoder][0], []
     for width in widths:
-        built = made(encoder, method, width, base, seed)
+        built = made(encoder, method, width, base, seed, few)
         if method == "cross-entropy" and optimizer != "LARS":
             torch.nn.init.zeros_(built.head.weight)  # as recommended; LARS needs another start
         trained = OPTIMIZERS[optimizer]().build(built, batch)
-        found = train_and_measure(built, trained, views(input, batch, seed), steps=4)
+        batch_views = views(input_of(encoder, few), batch, seed)
+        found = train_and_measure(built, trained, batch_views, steps=4)
         rows += [row | {"width": width} for row in found if ":cosine" not in row["module"]]
     return rows
 
@@ -113,21 +129,34 @@ def worst(rows: list[Row], y: str) -> tuple[str, float]:
 
 def print_slopes(out: Path, *chosen: str) -> None:
     """A row for each case; cells that are done are read. `chosen` names encoders and losses."""
+    print_cases(
+        out,
+        itertools.product(
+            [name for name in ENCODERS if name in chosen] or ENCODERS,
+            [name for name in METHODS if name in chosen] or METHODS,
+            OPTIMIZERS,
+        ),
+    )
+
+
+def print_tokens(out: Path) -> None:
+    """Muon on convolutions with fewer tokens than channels."""
+    print_cases(out, itertools.product(("AudioNTT", "ResNet-8"), METHODS, ["Muon"]), few=True)
+
+
+def print_cases(out: Path, cases: Iterable[tuple[str, str, str]], few: bool = False) -> None:
     out.mkdir(parents=True, exist_ok=True)
     print("| encoder | loss | optimizer | muP: outputs | changes | control: outputs | changes "
           "| updates | where the control is worst |\n|" + "---|" * 9)  # fmt: skip
-    for encoder, method, optimizer in itertools.product(
-        [name for name in ENCODERS if name in chosen] or ENCODERS,
-        [name for name in METHODS if name in chosen] or METHODS,
-        OPTIMIZERS,
-    ):
+    for encoder, method, optimizer in cases:
         rows: dict[int | None, list[Row]] = {}
         for base in (ENCODERS[encoder][2][0], None):
             rows[base] = []
             for seed in range(SMALL[encoder][1]):
-                file = out / f"{encoder}-{method}-{optimizer}-{base}-{seed}.json"
+                name = f"{encoder}-{method}-{optimizer}-{base}-{seed}{'-few' * few}"
+                file = out / f"{name}.json"
                 if not file.is_file():
-                    write_json(file, measured(encoder, method, optimizer, base, seed))
+                    write_json(file, measured(encoder, method, optimizer, base, seed, few))
                 rows[base] += json.loads(file.read_text(encoding="utf-8"))
         scaled, plain = rows.values()
         kinds = [worst(scaled, "l1"), worst(scaled, "change")]
@@ -282,6 +311,8 @@ if __name__ == "__main__":
     verb = sys.argv[1]
     if verb == "slopes":
         print_slopes(Path(sys.argv[2]), *sys.argv[3:])
+    elif verb == "tokens":
+        print_tokens(Path(sys.argv[2]))
     elif verb == "bits":
         print_bits(Path(sys.argv[2]))
     elif verb == "rates":

@@ -215,3 +215,20 @@ def test_parameters_without_gradients_stay() -> None:
     before: list[Tensor] = [p.detach().clone() for p in model.parameters()]
     Muon(lr=1.0).build(model, 8).step()
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("tokens", [16, 64, 128])
+def test_the_layer_above_passes_on_less_of_a_step_of_many_tokens(tokens: int) -> None:
+    """How far n outputs change: by √(2 − T / n) for T tokens, and by √2 for a plain gradient.
+
+    Gradients that came down through a layer W lie where W is large. An orthogonal step moves all of
+    their T directions alike, and T = n directions are all there are, on which W is 1 on average.
+    """
+    torch.manual_seed(0)
+    width = 128
+    above = torch.randn(width, width) / width**0.5
+    down = above.T @ torch.randn(width, tokens)
+    orthogonal = orthogonalize(down, steps=10, dtype=torch.float32)
+    for step, expected in ((orthogonal, 2.0 - tokens / width), (down, 2.0)):
+        passed = float((above @ step).square().sum() / step.square().sum())
+        assert passed == pytest.approx(expected, rel=0.1)

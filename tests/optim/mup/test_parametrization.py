@@ -84,13 +84,15 @@ class Fixed(nn.Module):
             self.head = nn.Linear(width, 5)
         elif kind == "conv":
             self.head = nn.Conv2d(width, 5, 1)
-        else:
+        elif kind == "transposed":
             self.head = nn.ConvTranspose2d(width, 5, 1)
+        else:
+            self.head = nn.GRU(width, 5)
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv", "transposed"])
+@pytest.mark.parametrize("kind", ["linear", "conv", "transposed", "recurrent"])
 def test_a_plain_layer_from_a_width_to_a_fixed_size_is_refused_by_name(kind: str) -> None:
-    with pytest.raises(ValueError, match="`head.weight` leads from a width to a fixed size"):
+    with pytest.raises(ValueError, match=r"`head.weight\w*` leads from a width to a fixed size"):
         set_base_shapes(Fixed(16, kind), Fixed(4, kind), delta=Fixed(8, kind))
     set_base_shapes(Fixed(16, kind), Fixed(4, kind), delta=Fixed(8, kind), do_assert=False)
 
@@ -138,3 +140,35 @@ def test_biases_of_packed_attention_are_rescaled_too() -> None:
 
     model = set_base_shapes(attention(16), attention(4), delta=attention(8))
     assert torch.equal(model.in_proj_bias, torch.full((48,), 2.0))
+
+
+@pytest.mark.parametrize(
+    ("layer", "std"),
+    [
+        (lambda w: nn.GRU(5, w, num_layers=2), {"weight_ih_l0": 1.0, "weight_ih_l1": 0.5,
+                                                "weight_hh_l0": 0.5, "bias_ih_l1": 1.0}),
+        (lambda w: nn.LSTM(w, w, proj_size=w // 4), {"weight_ih_l0": 0.5, "weight_hr_l0": 0.5}),
+        (lambda w: nn.RNNCell(5, w), {"weight_ih": 1.0, "weight_hh": 0.5, "bias_hh": 1.0}),
+        (lambda w: nn.ConvTranspose2d(3, w, 2), {"weight": 1.0, "bias": 1.0}),
+        (lambda w: nn.ConvTranspose2d(w, 2 * w, 2), {"weight": 0.5, "bias": 1.0}),
+    ],
+    ids=["gru", "lstm", "cell", "transposed stem", "transposed"],
+)  # fmt: skip
+def test_weights_that_torch_draws_by_another_size_than_their_inputs(
+    layer: Any, std: dict[str, float]
+) -> None:
+    """Four times the width: hidden weights shrink by 2, and everything else stays."""
+    torch.manual_seed(0)
+    narrow, wide = (set_base_shapes(layer(w), layer(64), delta=layer(128)) for w in (64, 256))
+    for name, expected in std.items():
+        ratio = wide.get_parameter(name).std() / narrow.get_parameter(name).std()
+        assert float(ratio.detach()) == pytest.approx(expected, rel=0.15), name
+
+
+def test_a_parametrization_is_refused() -> None:
+    def made(width: int) -> nn.Module:
+        linear: nn.Module = nn.utils.parametrizations.weight_norm(nn.Linear(3, width))
+        return linear
+
+    with pytest.raises(ValueError, match="weight of a .*Linear is computed by a parametrization"):
+        set_base_shapes(made(16), made(4), delta=made(8))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mezzotint.optim.mup import MuReadout, set_base_shapes
+from mezzotint.optim.mup import MuReadout, make_readout, set_base_shapes
 from mezzotint.optim.mup.readout import is_readout, multiply_input, multiply_output
 
 
@@ -31,9 +31,10 @@ def test_it_starts_as_a_linear_or_at_zero() -> None:
     assert not MuReadout(6, 3, bias=False, readout_zero_init=True).weight.any()
 
 
-def test_it_must_have_base_shapes_before_its_first_use() -> None:
+@pytest.mark.parametrize("readout", [MuReadout(4, 2), make_readout(nn.Linear(4, 2))])
+def test_it_must_have_base_shapes_before_its_first_use(readout: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"Call set_base_shapes\(model, base\)"):
-        MuReadout(4, 2)(torch.zeros(1, 4))
+        readout(torch.zeros(1, 4))
 
 
 @pytest.mark.parametrize("through", ["as made", "deepcopy", "pickle"])
@@ -48,3 +49,22 @@ def test_hooks_multiply_once_and_survive_copies(through: str) -> None:
     expected = nn.functional.linear(0.5 * x, layer.weight, layer.bias)
     torch.testing.assert_close(layer(x), expected)
     assert is_readout(layer) and not is_readout(nn.Linear(2, 2)) and is_readout(MuReadout(2, 2))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear, nn.Conv1d, nn.ConvTranspose2d])
+def test_any_layer_becomes_a_readout(layer: type[nn.Linear | nn.Conv1d]) -> None:
+    def made(width: int) -> nn.Linear | nn.Conv1d:
+        torch.manual_seed(0)
+        kernel = () if layer is nn.Linear else (1,)
+        return make_readout(layer(width, 3, *kernel))
+
+    drawn, readout = made(48), set_base_shapes(made(48), made(12), delta=made(24))
+    # Torch draws transposed convolutions by their outputs, which are no width.
+    factor = 1.0 if layer is nn.ConvTranspose2d else 2.0
+    torch.testing.assert_close(readout.weight, factor * drawn.weight)
+    x = torch.randn(2, 48, *[4] * (readout.weight.ndim - 2))
+    weight, bias = drawn.weight, drawn.bias
+    drawn.load_state_dict({"weight": factor * weight / 4.0, "bias": factor * bias})
+    torch.testing.assert_close(readout(x), drawn(x))
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(readout)))
+    assert torch.equal(twin(x), readout(x))

@@ -118,6 +118,37 @@ def test_three_widths_in_one_parameter_are_refused_by_its_name() -> None:
         set_base_shapes(Cube(8), Cube(2), delta=Cube(4))
 
 
+class Own(nn.Module):
+    """Parameters that belong to no layer of torch."""
+
+    def __init__(self, width: int, *sizes: int) -> None:
+        super().__init__()
+        self.own = nn.Parameter(
+            torch.zeros([width * -size if size < 0 else size for size in sizes])
+        )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "role"),
+    [((4, -1, -2), "hidden"), ((4, -2, -1), "hidden"), ((-1, -1, 3, 3), "hidden"),
+     ((1, 7, -1), "input"), ((1, -1, 8, 8), "input"), ((-1, 3, 3, 3), "input"), ((-1,), "vector")],
+)  # fmt: skip
+def test_roles_of_parameters_of_ones_own(sizes: tuple[int, ...], role: str) -> None:
+    """Stacked experts, raw kernels, positions of sequences and of images."""
+    (grown,) = growth(
+        set_base_shapes(Own(16, *sizes), Own(4, *sizes), delta=Own(8, *sizes))
+    ).values()
+    assert (grown.role, grown.width) == (role, 4.0)
+
+
+def test_a_width_between_fixed_sizes_is_refused_by_the_name() -> None:
+    sizes = (4, -1, 10)  # readouts of four experts, or four maps of ten positions
+    with pytest.raises(
+        ValueError, match=r"`own` .* dimension 1 alone.*Put a width of outputs last"
+    ):
+        set_base_shapes(Own(16, *sizes), Own(4, *sizes), delta=Own(8, *sizes))
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "a: {b: 1}", "a: [x]", "\t: ["])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "base.json"

@@ -15,6 +15,7 @@ from mezzotint.optim.mup.optimizers import keep_ratios as keep_ratios
 from mezzotint.optim.mup.parametrization import set_base_shapes as set_base_shapes
 from mezzotint.optim.mup.readout import MuReadout as MuReadout
 from mezzotint.optim.mup.readout import MuSharedReadout as MuSharedReadout
+from mezzotint.optim.mup.readout import make_readout as make_readout
 from mezzotint.optim.mup.shapes import BaseShapes as BaseShapes
 from mezzotint.optim.mup.shapes import get_base_shapes as get_base_shapes
 from mezzotint.optim.mup.shapes import load_base_shapes as load_base_shapes

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from mezzotint.optim.mup.readout import MuReadout, MuSharedReadout, is_readout
+from mezzotint.optim.mup.readout import MuReadout, MuSharedReadout, is_readout, multiply_input
 from mezzotint.optim.mup.shapes import (
     BaseShapes,
     attach,
@@ -27,6 +27,7 @@ from mezzotint.optim.mup.shapes import (
 )
 
 M = TypeVar("M", bound=nn.Module)
+_WEIGHTED = (nn.Linear, _ConvNd, nn.RNNBase, nn.RNNCellBase)
 
 
 def set_base_shapes(
@@ -69,7 +70,9 @@ def set_base_shapes(
         save_base_shapes(shapes, savefile)
     for module in model.modules():
         if isinstance(module, MuReadout):
-            module.multiplier = _inputs(module)
+            module.multiplier = _ratio(module, 1)
+        elif is_readout(module):
+            multiply_input(module, 1.0 / _ratio(module, _input_axis(module)))
     if rescale_params:
         _rescale(model)
     return model
@@ -96,25 +99,35 @@ def _found(
     return found
 
 
-def _inputs(module: nn.Module) -> float:
-    """Inputs of a linear or convolution over those of the base model; 1 where they are no width."""
-    weight = module.get_parameter("weight")
-    axis = 0 if isinstance(module, _ConvTransposeNd) else 1
-    base = base_of(module)["weight"][axis]
-    return 1.0 if base is None else weight.shape[axis] / base
+def _ratio(module: nn.Module, axis: int, name: str = "weight") -> float:
+    """Size of a dimension over that of the base model; 1 where it is no width."""
+    if name not in base_of(module):
+        raise ValueError(
+            f"The {name} of a {type(module).__name__} is computed by a parametrization, such as "
+            "weight_norm, and muP has no rule for it. Leave the parametrization out."
+        )
+    base = base_of(module)[name][axis]
+    return 1.0 if base is None else module.get_parameter(name).shape[axis] / base
+
+
+def _input_axis(module: nn.Module) -> int:
+    """Dimension of a weight's inputs."""
+    return 0 if isinstance(module, _ConvTransposeNd) else 1
 
 
 def _require_readouts(model: nn.Module) -> None:
     grown = growth(model)
     for prefix, module in model.named_modules():
-        if not isinstance(module, (nn.Linear, _ConvNd)) or is_readout(module):
+        if not isinstance(module, _WEIGHTED) or is_readout(module):
             continue
-        name = f"{prefix}.weight" if prefix else "weight"
-        if name in grown and grown[name].role == "output":
-            raise ValueError(
-                f"`{name}` leads from a width to a fixed size, and {type(module).__name__} is no "
-                "MuReadout. Use a MuReadout there, or let its output grow with the width."
-            )
+        for local in base_of(module):
+            name = f"{prefix}.{local}" if prefix else local
+            if name in grown and grown[name].role == "output":
+                raise ValueError(
+                    f"`{name}` leads from a width to a fixed size, and {type(module).__name__} is "
+                    "no readout. Use a MuReadout there, make_readout for a convolution, or let its "
+                    "output grow with the width."
+                )
 
 
 def _rescale(model: nn.Module) -> None:
@@ -125,17 +138,28 @@ def _rescale(model: nn.Module) -> None:
             "`rescale_params=False` to change base shapes alone, or a freshly initialized model."
         )
     for module in model.modules():
-        factor = 1.0
         if isinstance(module, (nn.Linear, _ConvNd)):
-            factor = _inputs(module) ** 0.5
-            if isinstance(module, MuReadout) and not isinstance(module, MuSharedReadout):
-                _multiply(module.weight, factor)
-            _multiply(module.bias, factor)
+            # What torch counts as the fan-in is dimension 1, of transposed convolutions too.
+            _redraw(module, "weight", _ratio(module, 1))
+            _multiply(module.bias, _ratio(module, 1) ** 0.5)
+        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            names = list(base_of(module))
+            for name in names:  # torch draws all of them by 1 / √hidden_size
+                _redraw(module, name, _ratio(module, 0, names[0]))
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            base = base_of(module)["in_proj_weight"][1]
-            factor = 1.0 if base is None else module.embed_dim / base
-            _multiply(module.in_proj_bias, factor**0.5)
+            _multiply(module.in_proj_bias, _ratio(module, 1, "in_proj_weight") ** 0.5)
         module.mup_rescaled = True  # type: ignore[assignment]
+
+
+def _redraw(module: nn.Module, name: str, drawn: float) -> None:
+    """Scale a parameter that torch drew by 1 / √drawn to its standard deviation in muP."""
+    parameter, inward = module.get_parameter(name), _input_axis(module)
+    hidden = parameter.ndim > 1 and base_of(module)[name][1 - inward] is not None
+    if isinstance(module, MuSharedReadout) or not (
+        hidden or parameter.ndim == 1 or is_readout(module)
+    ):
+        return
+    _multiply(parameter, (drawn / (_ratio(module, inward, name) if hidden else 1.0)) ** 0.5)
 
 
 @torch.no_grad()

@@ -8,9 +8,11 @@ A layer that exists already becomes a readout by `multiply_input`, and a residua
 by `multiply_output`; both hook the module and leave its type and its parameters alone.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class MuReadout(nn.Linear):
@@ -51,12 +53,7 @@ class MuReadout(nn.Linear):
         Raises:
             ValueError: before `set_base_shapes`.
         """
-        if self.multiplier is None:
-            raise ValueError(
-                "A MuReadout has no base shape yet. Call set_base_shapes(model, base) on the model "
-                "that holds it, before its first use."
-            )
-        return self.multiplier
+        return _known(self.multiplier)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self.output_mult * x / self.width_mult())
@@ -75,6 +72,20 @@ class MuSharedReadout(MuReadout):
         super().__init__(weight.shape[1], weight.shape[0], bias=bias, **kwargs)
         assert isinstance(weight, nn.Parameter)
         self.weight = weight
+
+
+def make_readout(module: M) -> M:
+    """Turn a layer of any kind into a readout, such as the last convolution of a U-Net.
+
+    Args:
+        module: a linear or a convolution, transposed ones included, from a width to a fixed size.
+
+    Returns:
+        The module; `set_base_shapes` sets the factor 1 / m of its input.
+    """
+    module.register_forward_pre_hook(_scale_input)
+    module.input_multiplier = None  # type: ignore[assignment]
+    return module
 
 
 def is_readout(module: nn.Module) -> bool:
@@ -97,7 +108,16 @@ def multiply_output(module: nn.Module, factor: float) -> None:
 
 
 def _scale_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (args[0] * module.input_multiplier, *args[1:])
+    return (args[0] * _known(module.__dict__["input_multiplier"]), *args[1:])
+
+
+def _known(multiplier: float | None) -> float:
+    if multiplier is None:
+        raise ValueError(
+            "A readout has no base shape yet. Call set_base_shapes(model, base) on the model that "
+            "holds it, before its first use."
+        )
+    return multiplier
 
 
 def _scale_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

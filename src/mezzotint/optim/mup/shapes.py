@@ -236,9 +236,18 @@ def _grown(name: str, module: nn.Module, local: str, shape: tuple[int, ...]) -> 
             return Growth("vector", fan_out=ratio, **sizes)
         if widths[0] == inward:
             return Growth("output", fan_in=ratio, **sizes)
+        if inward < 0 and min(_product(shape[: widths[0]]), _product(shape[widths[0] + 1 :])) > 1:
+            raise ValueError(
+                f"`{name}` of shape {shape} grows in dimension {widths[0]} alone, which may be an "
+                "input or an output. Put a width of outputs last, and use linears or convolutions "
+                "where a width is the input."
+            )
         return Growth("input", fan_out=ratio, **sizes)
     if len(widths) == 2 and set(widths) == {inward, outward}:
         return Growth("hidden", fan_in=ratios[inward], fan_out=ratios[outward], **sizes)
+    if len(widths) == 2 and inward < 0 and ratios[widths[0]] == ratios[widths[1]]:
+        # Stacked matrices, such as those of experts: whichever dimension the inputs are, m is m.
+        return Growth("hidden", fan_in=ratios[widths[0]], fan_out=ratios[widths[1]], **sizes)
     raise ValueError(
         f"`{name}` of shape {shape} grows in the dimensions {widths}. At most an input and an "
         "output dimension may be a width. Keep the others fixed between the compared models."
