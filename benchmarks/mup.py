@@ -70,7 +70,7 @@ SMALL = {"MLP": (32, 2), "ViT": (32, 2), "ResNet-8": (16, 1), "AudioNTT": (16, 1
 """Samples of a batch, and seeds."""
 
 
-FEW = (8, 4)
+FEW = {"AudioNTT": (8, 4), "ResNet-8": (4, 8)}
 """Side of an input and samples of a batch, so that fewer tokens than channels meet a kernel."""
 
 
@@ -84,7 +84,7 @@ def views(input: Input, batch: int = 32, seed: int = 0) -> Views:
 
 def input_of(encoder: str, few: bool) -> Input:
     input = ENCODERS[encoder][0]
-    return replace(input, shape=(input.shape[0], FEW[0], FEW[0])) if few else input
+    return replace(input, shape=(input.shape[0], *[FEW[encoder][0]] * 2)) if few else input
 
 
 def made(
@@ -103,7 +103,7 @@ def measured(
     widths = ENCODERS[encoder][2]
     if optimizer == "Muon" and (few or encoder == "ResNet-8"):
         widths = widths[:-1]  # Newton-Schulz on 2,048 x 18,432 takes minutes a step
-    batch, rows = FEW[1] if few else SMALL[encoder][0], []
+    batch, rows = FEW[encoder][1] if few else SMALL[encoder][0], []
     for width in widths:
         built = made(encoder, method, width, base, seed, few)
         if method == "cross-entropy" and optimizer != "LARS":

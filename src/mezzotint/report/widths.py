@@ -133,10 +133,13 @@ def proposal(transfer: RateTransfer) -> str:
     return (
         f"Use optimizer.lr={rate:g} with mup.base_width={transfer.widths[0]} at width "
         f"{transfer.widths[-1]}. A step there costs about {transfer.saved():.1f} times one at "
-        f"width {transfer.widths[0]}, and so would tuning. Between widths the best rate moved by a "
-        f"factor of {2 ** transfer.drift('mup'):g} in muP and "
-        f"{2 ** transfer.drift('standard'):g} without."
+        f"width {transfer.widths[0]}, and so would tuning. Between widths the best rate "
+        f"{_moved(transfer.drift('mup'))} in muP, and {_moved(transfer.drift('standard'))} without."
     )
+
+
+def _moved(drift: float) -> str:
+    return f"moved by a factor of {2**drift:g}" if drift else "stayed"
 
 
 def wider(transfer: RateTransfer) -> str:
