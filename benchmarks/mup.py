@@ -70,8 +70,8 @@ SMALL = {"MLP": (32, 2), "ViT": (32, 2), "ResNet-8": (16, 1), "AudioNTT": (16, 1
 """Samples of a batch, and seeds."""
 
 
-FEW = {"AudioNTT": (8, 4), "ResNet-8": (4, 8)}
-"""Side of an input and samples of a batch, so that fewer tokens than channels meet a kernel."""
+FEW = {"AudioNTT": (8, 4, (64, 128, 256)), "ResNet-8": (4, 8, (64, 128, 192))}
+"""Side of an input, samples and widths, so that fewer tokens than channels meet a kernel."""
 
 
 def views(input: Input, batch: int = 32, seed: int = 0) -> Views:
@@ -100,8 +100,8 @@ def measured(
     encoder: str, method: str, optimizer: str, base: int | None, seed: int, few: bool = False
 ) -> list[Row]:
     """Rows of every width: sizes of outputs, their changes, and spectral norms."""
-    widths = ENCODERS[encoder][2]
-    if optimizer == "Muon" and (few or encoder == "ResNet-8"):
+    widths = FEW[encoder][2] if few else ENCODERS[encoder][2]
+    if (encoder, optimizer, few) == ("ResNet-8", "Muon", False):
         widths = widths[:-1]  # Newton-Schulz on 2,048 x 18,432 takes minutes a step
     batch, rows = FEW[encoder][1] if few else SMALL[encoder][0], []
     for width in widths:

@@ -94,6 +94,18 @@ def test_a_residual_network() -> None:
         mup.set_base_shapes(nn.Linear(3, 4), "resnet8.json")
 
 
+def test_a_u_net() -> None:
+    names = run("mup-examples", "A U-Net")
+    roles = {name: one.role for name, one in growth(names["model"]).items()}
+    assert roles["up.weight"] == "hidden" and roles["head.weight"] == "output"
+    assert names["model"].head.input_multiplier == 0.25
+    assert lr_of(names)["up.weight"] == 0.25 and lr_of(names)["head.weight"] == 1.0
+    images = torch.randn(4, 3, 16, 16), torch.randn(4, 3, 16, 16)
+    settings: dict[str, Any] = {"optimizer": "adamw", "lr": 5e-3, "lossfn": "mse"}
+    found = worst(names["unet_in_mup"], 16, images, **settings)
+    assert abs(found[0]) < 0.15, found
+
+
 def test_a_hugging_face_transformer() -> None:
     pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
     names = run("mup-examples", "A Hugging Face transformer")
@@ -103,6 +115,14 @@ def test_a_hugging_face_transformer() -> None:
     assert abs(names["largest"]) < 0.15
     query = names["model"].bert.encoder.layer[0].attention.self.query.weight
     assert float(query.detach().std()) == pytest.approx(0.1, rel=0.05)
+
+
+def test_fine_tuning() -> None:
+    names = run("mup-examples", "Fine-tuning")
+    model, pretrained = names["model"], names["pretrained"]
+    x = torch.randn(4, 20)
+    assert torch.equal(model[:2](x), pretrained[:2](x)) and model(x).shape == (4, 3)
+    assert model[2].width_mult() == 4.0
 
 
 @pytest.fixture

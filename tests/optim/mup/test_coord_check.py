@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mezzotint.optim.mup import MuAdam, MuSGD, set_base_shapes
+from mezzotint.optim.mup import MuAdam, MuReadout, MuSGD, set_base_shapes
 from mezzotint.optim.mup.coord_check import (
     FDICT,
     CoordData,
@@ -58,6 +58,52 @@ def test_in_the_standard_parametrization_some_output_does(name: str, optimizer: 
     settings: dict[str, Any] = {"optimizer": optimizer, "lr": RATES[optimizer], "nsteps": 4}
     rows = get_coord_data(models(name, False), [batch(name)], mup=False, **settings)
     assert max(slopes(rows).values()) > 0.5
+
+
+class Recurrent(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(20, width, batch_first=True, bidirectional=True)
+        self.readout = MuReadout(2 * width, 10, readout_zero_init=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(self.rnn(x.unsqueeze(1) * torch.ones(1, 4, 1))[0][:, -1])  # type: ignore[no-any-return]
+
+
+class Experts(nn.Module):
+    """Four experts as stacked matrices, of which a router takes two."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(20, width)
+        self.router = MuReadout(width, 4, readout_zero_init=True)
+        self.up = nn.Parameter(torch.randn(4, width, 2 * width) / width**0.5)
+        self.down = nn.Parameter(torch.randn(4, 2 * width, width) / (2 * width) ** 0.5)
+        self.readout = MuReadout(width, 10, readout_zero_init=True)
+        self.mixed = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.layer_norm(self.first(x), [self.down.shape[2]])
+        weights = self.router(x).softmax(dim=1)
+        weights = weights * (weights >= weights.topk(2, dim=1).values[:, 1:])
+        inner = torch.einsum("bd,edh->beh", x, self.up).relu()
+        x = x + self.mixed(torch.einsum("be,beh,ehd->bd", weights, inner, self.down))
+        return self.readout(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("architecture", [Recurrent, Experts])
+def test_networks_of_other_layers(architecture: Any) -> None:
+    def make(width: int) -> nn.Module:
+        model: nn.Module = set_base_shapes(
+            architecture(width), architecture(32), delta=architecture(64)
+        )
+        return model
+
+    widths = {width: lambda width=width: make(width) for width in (32, 64, 128, 256)}
+    settings: dict[str, Any] = {"optimizer": "adam", "lr": 0.01, "nsteps": 3, "nseeds": 3}
+    found = slopes(get_coord_data(widths, [batch("mlp")], **settings), first_step=1)
+    worst = max(found, key=lambda k: abs(found[k]))
+    assert abs(found[worst]) < 0.15, (worst, found[worst])
 
 
 def test_statistics_in_closed_form() -> None:
@@ -130,6 +176,14 @@ def test_unknown_names_are_refused() -> None:
         get_coord_data({}, [], optimizer="lion")
     with pytest.raises(ValueError, match="`lossfn` must be a function or one of xent"):
         get_coord_data(models("mlp", True), [batch("mlp")], lossfn="hinge")
+
+
+def test_models_that_are_made_already_and_batches_without_labels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`models\[8\]` must be a function .* the model itself"):
+        get_coord_data({8: nn.Linear(8, 8)}, [batch("mlp")])
+    for loader in ([], [torch.zeros(3, 20)], [(torch.zeros(2),)]):
+        with pytest.raises(ValueError, match="`dataloader` must give pairs of input and label"):
+            get_coord_data(models("mlp", True), loader)
 
 
 def test_the_picture_has_a_panel_a_step_and_a_line_a_module(tmp_path: Path) -> None:

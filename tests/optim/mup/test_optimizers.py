@@ -72,6 +72,13 @@ def test_defaults_of_the_optimizer_hold() -> None:
     assert products == {1e-5}
 
 
+def test_a_rate_without_its_name() -> None:
+    net = model()
+    assert rates(MuAdamW(net, 0.8), net) == rates(MuAdamW(net, lr=0.8), net)
+    with pytest.raises(TypeError, match="`impl` must be the class of an optimizer, got 0.8"):
+        MuAdam(net, 0.8)  # type: ignore[arg-type]
+
+
 def test_another_optimizer_and_decoupled_decay() -> None:
     net = model()
     rmsprop = MuAdam(net, impl=torch.optim.RMSprop, lr=0.1)

@@ -12,8 +12,10 @@ and choose a large learning rate: a small one hides growth behind the initializa
 """
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +181,12 @@ def train_and_record(
         param_fdict: statistics of parameters.
         show_progress: print the widths as they are done.
     """
-    batches = [next(iter(dataloader))] * nsteps if fix_data else list(_first(dataloader, nsteps))
-    device = _device(cuda)
-    statistics = _statistics(output_fdict, input_fdict, param_fdict)
+    batches = list(islice(dataloader, 1 if fix_data else nsteps))
+    _require(models, batches, dict_in_out)
+    batches = batches * nsteps if fix_data else batches
+    on_gpu = torch.cuda.is_available() if cuda is None else cuda
+    device = torch.device("cuda" if on_gpu else "cpu")
+    recorded = _statistics(output_fdict, input_fdict, param_fdict)
     losses = _Losses(lossfn, output_name if dict_in_out else None, flatten_input, flatten_output)
     rows = CoordData()
     for seed in range(nseeds):
@@ -192,7 +197,7 @@ def train_and_record(
             for t, batch in enumerate(batches, 1):
                 with Recorder(model, filter_module_by_name) as seen:
                     loss = losses(model, _to(batch, device))
-                rows += _rows(model, seen, statistics, {"width": width, "t": t, "seed": seed})
+                rows += _rows(model, seen, recorded, {"width": width, "t": t, "seed": seed})
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 optimizer.step()
@@ -201,13 +206,18 @@ def train_and_record(
     return rows
 
 
-def _first(dataloader: Iterable[Any], count: int) -> Iterable[Any]:
-    for _, batch in zip(range(count), dataloader, strict=False):
-        yield batch
-
-
-def _device(cuda: bool | None) -> torch.device:
-    return torch.device("cuda" if (torch.cuda.is_available() if cuda is None else cuda) else "cpu")
+def _require(models: Mapping[int, Any], batches: Sequence[Any], dict_in_out: bool) -> None:
+    made = [width for width, make in models.items() if isinstance(make, nn.Module)]
+    if made:
+        raise ValueError(
+            f"`models[{made[0]}]` must be a function that makes the model, got the model itself. "
+            f"Pass `lambda: make({made[0]})`."
+        )
+    if not any(dict_in_out or (isinstance(b, (tuple, list)) and len(b) == 2) for b in batches):
+        raise ValueError(
+            "`dataloader` must give pairs of input and label. Pass a list such as [(x, y)], or "
+            "`dict_in_out=True` for dictionaries."
+        )
 
 
 def _statistics(
@@ -215,11 +225,10 @@ def _statistics(
 ) -> list[tuple[str, dict[str, Statistic]]]:
     named = [("", {"l1": "l1"} if outputs is None else outputs)]
     named += [(":in", inputs or {}), (":param", parameters or {})]
-    return [(suffix, _functions(functions)) for suffix, functions in named]
-
-
-def _functions(named: Statistics) -> dict[str, Statistic]:
-    return {name: FDICT[f] if isinstance(f, str) else f for name, f in named.items()}
+    return [
+        (suffix, {name: FDICT[f] if isinstance(f, str) else f for name, f in functions.items()})
+        for suffix, functions in named
+    ]
 
 
 def _to(value: Any, device: torch.device) -> Any:
@@ -264,7 +273,7 @@ class _Losses:
 def _rows(
     model: nn.Module,
     seen: Recorder,
-    statistics: Sequence[tuple[str, dict[str, Statistic]]],
+    recorded: Sequence[tuple[str, dict[str, Statistic]]],
     facts: Row,
 ) -> list[Row]:
     rows = []
@@ -272,7 +281,7 @@ def _rows(
     for name, output in seen.outputs.items():
         own = {f":param[{local}]": p for local, p in parts[name].named_parameters(recurse=False)}
         inputs = seen.inputs[name]
-        for (suffix, functions), value in zip(statistics, (output, inputs, own), strict=True):
+        for (suffix, functions), value in zip(recorded, (output, inputs, own), strict=True):
             if not functions:
                 continue
             for path, tensor in _tensors(value):
@@ -319,17 +328,9 @@ def slopes(
     for key, by_width in sums.items():
         means = {width: sum(values) / len(values) for width, values in by_width.items()}
         if len(means) > 1 and min(means.values()) > 0.0:
-            found[key] = _slope(
-                [math.log2(w) for w in means], [math.log2(m) for m in means.values()]
-            )
+            points = [math.log2(w) for w in means], [math.log2(m) for m in means.values()]
+            found[key] = statistics.linear_regression(*points).slope
     return found
-
-
-def _slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Slope of the least-squares line."""
-    x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
-    covariance = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
-    return covariance / sum((x - x_mean) ** 2 for x in xs)
 
 
 def plot_coord_data(

@@ -65,9 +65,9 @@ def MuAdam(  # noqa: N802
     return _build(params, impl, adam, decoupled_wd, kwargs, scale_eps)
 
 
-def MuAdamW(params: Params, **kwargs: Any) -> Optimizer:  # noqa: N802
+def MuAdamW(params: Params, lr: float | Tensor = 1e-3, **kwargs: Any) -> Optimizer:  # noqa: N802
     """AdamW scaled by muP; arguments as for `MuAdam`."""
-    return MuAdam(params, impl=AdamW, **kwargs)
+    return MuAdam(params, impl=AdamW, lr=lr, **kwargs)
 
 
 def _build(
@@ -78,6 +78,10 @@ def _build(
     kwargs: dict[str, Any],
     scale_eps: bool = False,
 ) -> Optimizer:
+    if not callable(impl):
+        raise TypeError(
+            f"`impl` must be the class of an optimizer, got {impl!r}. Pass a rate by name, lr=…."
+        )
     groups, of = _groups_and_growth(params)
     defaults = inspect.signature(impl).parameters
     keys = ["lr", "weight_decay", *(["eps"] if scale_eps else [])]
