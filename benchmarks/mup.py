@@ -65,7 +65,7 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "Adam": lambda: AdamW(lr=3e-3), "SGD": lambda: SGD(lr=0.02),
     "LARS": lambda: LARS(lr=0.05, trust=0.1), "Muon": lambda: Muon(lr=0.02, arithmetic="fp32"),
 }  # fmt: skip
-T_2 = 4.303  # Student's t of 95 % with two degrees of freedom
+T_2, T_7 = 4.303, 2.365  # Student's t of 95 % with two and seven degrees of freedom
 SMALL = {"MLP": (32, 2), "ViT": (32, 2), "ResNet-8": (16, 1), "AudioNTT": (16, 1)}
 """Samples of a batch, and seeds."""
 
@@ -256,55 +256,78 @@ def rate_row(cells: list[dict[str, Any]]) -> str:
     return f"2^{round(math.log2(RATES[best]))} | {minimum} | {losses} |"
 
 
-OVERHEADS: dict[str, tuple[Section, str, int, int, int]] = {
-    "ResNet-8, patch stem, 16 px, width 64, batch 32": (
-        lambda w: {"kind": "resnet8", "stem": "patch", "width": w}, "InfoNCE", 64, 32, 300,
+OVERHEADS: dict[str, tuple[Section, Section, int, int, int]] = {
+    "ResNet-8, width 4, batch 2: the fixed cost": (
+        lambda w: {"kind": "resnet8", "stem": "patch", "width": w}, METHODS["InfoNCE"], 4, 2, 120,
     ),
-    "ViT, 4 blocks, 16 px, width 128, batch 64": (
+    "ResNet-8, patch stem, width 64, batch 32": (
+        lambda w: {"kind": "resnet8", "stem": "patch", "width": w}, METHODS["InfoNCE"], 64, 32, 24,
+    ),
+    "ViT, 4 blocks, patches of 4, width 128, batch 64": (
         lambda w: {"kind": "vit", "width": w, "heads": w // 32, "depth": 4, "patch": 4},
-        "InfoNCE", 128, 64, 60,
+        METHODS["InfoNCE"], 128, 64, 8,
     ),
-    "ResNet-18, small stem, 16 px, width 64, batch 32, BYOL's readouts": (
-        lambda w: {"kind": "resnet18", "stem": "small", "width": w}, "readouts", 64, 32, 16,
+    "ResNet-18, small stem, width 64, batch 32, readouts": (
+        lambda w: {"kind": "resnet18", "stem": "small", "width": w},
+        lambda w: {"kind": "byol", "hidden_dim": 4 * w, "dim": 128, "last_norm": True}, 64, 32, 3,
     ),
 }  # fmt: skip
-READOUTS = {"kind": "byol", "hidden_dim": 256, "dim": 128, "last_norm": True}
-"""Encoder, method, width, samples of a batch and repeats; the base is half as wide."""
+"""Encoder, method, width, samples of a batch, and steps of a round; the base is half as wide."""
+ROUNDS = 8
 
 
 def print_overhead() -> None:
-    """CPU time of a step with and without muP, in turn, and of two equal ones as the control."""
+    """CPU time of steps with and without muP, in turn, on images of 16 pixels.
+
+    Where memory lies changes the time of a step too. So each round builds both networks again, the
+    other one first, and the control compares two that are both without muP.
+    """
     torch.set_num_threads(1)
-    print("| step | without | passes in muP | optimizer | whole step | two equal ones |")
-    print("|" + "---|" * 6)
-    for name, (section, head, width, samples, repeats) in OVERHEADS.items():
-        batch = views(IMAGE, samples)
-        sides: list[tuple[Any, torch.optim.Optimizer, list[tuple[float, float]]]] = []
-        for base in (None, width // 2, None):
-            torch.manual_seed(0)
-            method = READOUTS if head == "readouts" else METHODS[head](width)
-            built: Any = build(section(width), method, IMAGE)
-            built = (built if base is None else apply_mup(built, base_width=base)).train()
-            sides.append((built, AdamW(lr=1e-3).build(built, samples), []))
-        for repeat in range(repeats):
-            for built, optimizer, times in (sides, sides[::-1])[repeat % 2]:
-                began = time.process_time()
-                optimizer.zero_grad()
-                torch.autograd.backward(built(batch).loss)
-                between = time.process_time()
-                optimizer.step()
-                times.append((between - began, time.process_time() - between))
-        plain, scaled, again = (
-            [statistics.median(part) * 1e3 for part in zip(*times[2:], strict=True)]
-            for _, _, times in sides
-        )
-        whole = [sum(side) for side in (plain, scaled, again)]
+    print("| step | time | muP: passes | optimizer | whole | control, whole |\n|" + "---|" * 6)
+    for name, case in OVERHEADS.items():
+        rounds = {base: [timed(case, base, turn % 2 == 1) for turn in range(ROUNDS)]
+                  for base in (case[2] // 2, None)}  # fmt: skip
+        columns = []
+        for found in rounds.values():
+            passes, updates = ([r[1][k] - r[0][k] for r in found] for k in (0, 1))
+            whole = [sum(r[1]) / sum(r[0]) - 1.0 for r in found]
+            half = statistics.stdev(whole) / math.sqrt(ROUNDS) * T_7
+            columns.append(
+                f"{statistics.median(passes):+.2f} ms | {statistics.median(updates):+.2f} ms | "
+                f"{statistics.mean(whole):+.1%} ± {half:.1%}"
+            )
+        time_ms = statistics.median(sum(r[0]) for r in rounds[None])
         print(
-            f"| {name} | {whole[0]:.1f} ms | {scaled[0] - plain[0]:+.2f} ms | "
-            f"{scaled[1] - plain[1]:+.2f} ms | {whole[1] / whole[0] - 1:+.1%} | "
-            f"{whole[2] / whole[0] - 1:+.1%} |",
-            flush=True,
+            f"| {name} | {time_ms:.1f} ms | {columns[0]} | {columns[1].split('|')[2]} |", flush=True
         )
+
+
+def timed(
+    case: tuple[Section, Section, int, int, int], base: int | None, swapped: bool
+) -> list[list[float]]:
+    """Milliseconds of passes and of the optimizer: first without muP, then with `base`."""
+    section, method, width, samples, steps = case
+    batch = views(IMAGE, samples)
+    sides: dict[int, tuple[Any, torch.optim.Optimizer, list[tuple[float, float]]]] = {}
+    for side in (1, 0) if swapped else (0, 1):
+        torch.manual_seed(0)
+        built: Any = build(section(width), method(width), IMAGE)
+        if side == 1 and base is not None:
+            built = apply_mup(built, base_width=base)
+        sides[side] = (built.train(), AdamW(lr=1e-3).build(built, samples), [])
+    for step in range(steps + 1):
+        for side in (0, 1) if step % 2 else (1, 0):
+            model, optimizer, times = sides[side]
+            began = time.process_time()
+            optimizer.zero_grad()
+            torch.autograd.backward(model(batch).loss)
+            between = time.process_time()
+            optimizer.step()
+            times.append((between - began, time.process_time() - between))
+    return [
+        [statistics.median(part) * 1e3 for part in zip(*sides[side][2][1:], strict=True)]
+        for side in (0, 1)
+    ]
 
 
 if __name__ == "__main__":
