@@ -1,6 +1,6 @@
 """Muon against AdamW and SGD at equal process CPU time: SimCLR on ResNet-8, MAE on a ViT, emoji.
 
-python benchmarks/muon.py OUT [--seconds 10]     # cells that are done are not run again
+python benchmarks/muon.py OUT [--seconds 10]  # cells that are done are not run again
 
 Every optimizer is tuned on the same grid of rates, factors of 2 that go on where the best one is at
 an end, with seed 0 and the best three with seed 4 too; then it is trained with seeds 1 to 3. The
@@ -136,12 +136,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Muon against AdamW and SGD at equal time.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     print("| task | optimizer | best rate | steps | training loss | linear probe, other style |\n"
           "|" + "---|" * 6)  # fmt: skip
-    for task in TASKS:
+    for task in arguments.tasks:
         for optimizer in OPTIMIZERS:
             rate = tuned(arguments.out, task, optimizer, arguments.seconds)
             runs = [
