@@ -64,6 +64,7 @@ def test_any_layer_becomes_a_readout(layer: type[nn.Linear | nn.Conv1d]) -> None
     torch.testing.assert_close(readout.weight, factor * drawn.weight)
     x = torch.randn(2, 48, *[4] * (readout.weight.ndim - 2))
     weight, bias = drawn.weight, drawn.bias
+    multiply_input(drawn, 1.0)
     drawn.load_state_dict({"weight": factor * weight / 4.0, "bias": factor * bias})
     torch.testing.assert_close(readout(x), drawn(x))
     twin = pickle.loads(pickle.dumps(copy.deepcopy(readout)))
