@@ -115,7 +115,7 @@ def tuned(out: Path, task: str, optimizer: str, seconds: float) -> float:
     """
 
     def loss(power: int, seed: int = 0) -> float:
-        return cell(out, task, optimizer, START * 2.0**power, seed, seconds)["loss"]
+        return float(cell(out, task, optimizer, START * 2.0**power, seed, seconds)["loss"])
 
     losses = {power: loss(power) for power in range(-4, 4)}
     while min(losses, key=losses.__getitem__) in (min(losses), max(losses)):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -52,20 +53,19 @@ def test_hooks_multiply_once_and_survive_copies(through: str) -> None:
 
 
 @pytest.mark.parametrize("layer", [nn.Linear, nn.Conv1d, nn.ConvTranspose2d])
-def test_any_layer_becomes_a_readout(layer: type[nn.Linear | nn.Conv1d]) -> None:
-    def made(width: int) -> nn.Linear | nn.Conv1d:
+def test_any_layer_becomes_a_readout(layer: Any) -> None:
+    def made(width: int) -> Any:
         torch.manual_seed(0)
-        kernel = () if layer is nn.Linear else (1,)
-        return make_readout(layer(width, 3, *kernel))
+        return make_readout(layer(width, 3, *(() if layer is nn.Linear else (1,))))
 
     drawn, readout = made(48), set_base_shapes(made(48), made(12), delta=made(24))
     # Torch draws transposed convolutions by their outputs, which are no width.
     factor = 1.0 if layer is nn.ConvTranspose2d else 2.0
     torch.testing.assert_close(readout.weight, factor * drawn.weight)
     x = torch.randn(2, 48, *[4] * (readout.weight.ndim - 2))
-    weight, bias = drawn.weight, drawn.bias
+    weight, bias = factor * drawn.weight / 4.0, factor * drawn.bias
     multiply_input(drawn, 1.0)
-    drawn.load_state_dict({"weight": factor * weight / 4.0, "bias": factor * bias})
+    drawn.load_state_dict({"weight": weight, "bias": bias})
     torch.testing.assert_close(readout(x), drawn(x))
     twin = pickle.loads(pickle.dumps(copy.deepcopy(readout)))
     assert torch.equal(twin(x), readout(x))
