@@ -65,7 +65,7 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "Adam": lambda: AdamW(lr=3e-3), "SGD": lambda: SGD(lr=0.02),
     "LARS": lambda: LARS(lr=0.05, trust=0.1), "Muon": lambda: Muon(lr=0.02, arithmetic="fp32"),
 }  # fmt: skip
-T_2, T_7 = 4.303, 2.365  # Student's t of 95 % with two and seven degrees of freedom
+T_2, T_4 = 4.303, 2.776  # Student's t of 95 % with two and four degrees of freedom
 SMALL = {"MLP": (32, 2), "ViT": (32, 2), "ResNet-8": (16, 1), "AudioNTT": (16, 1)}
 """Samples of a batch, and seeds."""
 
@@ -269,11 +269,11 @@ OVERHEADS: dict[str, tuple[Section, Section, int, int, int]] = {
     ),
     "ResNet-18, small stem, width 64, batch 32, readouts": (
         lambda w: {"kind": "resnet18", "stem": "small", "width": w},
-        lambda w: {"kind": "byol", "hidden_dim": 4 * w, "dim": 128, "last_norm": True}, 64, 32, 3,
+        lambda w: {"kind": "byol", "hidden_dim": 4 * w, "dim": 128, "last_norm": True}, 64, 32, 2,
     ),
 }  # fmt: skip
 """Encoder, method, width, samples of a batch, and steps of a round; the base is half as wide."""
-ROUNDS = 8
+ROUNDS = 5
 
 
 def print_overhead() -> None:
@@ -291,7 +291,7 @@ def print_overhead() -> None:
         for found in rounds.values():
             passes, updates = ([r[1][k] - r[0][k] for r in found] for k in (0, 1))
             whole = [sum(r[1]) / sum(r[0]) - 1.0 for r in found]
-            half = statistics.stdev(whole) / math.sqrt(ROUNDS) * T_7
+            half = statistics.stdev(whole) / math.sqrt(ROUNDS) * T_4
             columns.append(
                 f"{statistics.median(passes):+.2f} ms | {statistics.median(updates):+.2f} ms | "
                 f"{statistics.mean(whole):+.1%} ± {half:.1%}"
