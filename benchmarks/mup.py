@@ -70,8 +70,8 @@ SMALL = {"MLP": (32, 2), "ViT": (32, 2), "ResNet-8": (16, 1), "AudioNTT": (16, 1
 """Samples of a batch, and seeds."""
 
 
-FEW = {"AudioNTT": (8, 4, (64, 128, 256)), "ResNet-8": (4, 8, (64, 128, 192))}
-"""Side of an input, samples and widths, so that fewer tokens than channels meet a kernel."""
+FEW = {"AudioNTT": (8, 4, (64, 128, 256), 1), "ResNet-8": (4, 8, (64, 128, 192), 3)}
+"""Side of an input, samples, widths and seeds; fewer tokens than channels meet a kernel."""
 
 
 def views(input: Input, batch: int = 32, seed: int = 0) -> Views:
@@ -152,7 +152,7 @@ def print_cases(out: Path, cases: Iterable[tuple[str, str, str]], few: bool = Fa
         rows: dict[int | None, list[Row]] = {}
         for base in (ENCODERS[encoder][2][0], None):
             rows[base] = []
-            for seed in range(SMALL[encoder][1]):
+            for seed in range(FEW[encoder][3] if few else SMALL[encoder][1]):
                 name = f"{encoder}-{method}-{optimizer}-{base}-{seed}{'-few' * few}"
                 file = out / f"{name}.json"
                 if not file.is_file():
