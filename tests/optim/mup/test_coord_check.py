@@ -67,7 +67,8 @@ class Recurrent(nn.Module):
         self.readout = MuReadout(2 * width, 10, readout_zero_init=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.readout(self.rnn(x.unsqueeze(1) * torch.ones(1, 4, 1))[0][:, -1])  # type: ignore[no-any-return]
+        outputs, _ = self.rnn(x.unsqueeze(1).expand(-1, 4, -1))
+        return self.readout(outputs[:, -1])  # type: ignore[no-any-return]
 
 
 class Experts(nn.Module):
