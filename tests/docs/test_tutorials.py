@@ -55,8 +55,9 @@ def steps(page: str) -> Iterator[Step]:
 
 
 def shape(line: str) -> str:
-    """A line without what may differ on another machine: numbers, paths of samples, a verdict."""
-    line = re.sub(r"^(This encoder is|Fine-tuning scores).*", r"\1", line)
+    """A line without what another machine may print: numbers, samples, the best probe, a verdict."""
+    line = re.sub(r"^(This encoder is|Fine-tuning scores|encoder: trained).*", r"\1", line)
+    line = re.sub(r"\((?:knn|linear)(?: and (?:knn|linear))?\)", "(PROBE)", line)
     line = re.sub(r"[\w &/-]+\.png", "FILE.png", line)
     return " ".join(re.sub(r"[+−-]?\d[\d.,+\w]*", "#", line).split())
 
