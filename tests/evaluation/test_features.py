@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as td
@@ -14,8 +15,10 @@ from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source
 from mezzotint.data.table.table import TableSample
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation import features as features_module
 from mezzotint.evaluation.features import (
     Reading,
+    Whitening,
     extract,
     extract_readable,
     input_features,
@@ -259,3 +262,40 @@ def test_processes_share_the_work_and_all_get_every_row_once(world: int, tmp_pat
                 item.id for item in alone.bad
             )
             torch.testing.assert_close(x, alone.x)
+
+
+@pytest.mark.parametrize("shrinkage", [0.01, 0.3, 3.0])
+def test_whitening_is_the_symmetric_root_of_the_covariance(shrinkage: float) -> None:
+    x = torch.randn(300, 20, generator=torch.Generator().manual_seed(1)) @ torch.randn(20, 20) + 3.0
+    whitening = Whitening.fit(x, shrinkage)
+    covariance = np.cov(x.double().numpy().T, bias=True)
+    ridge = shrinkage * np.trace(covariance) / 20 * np.eye(20)
+    values, vectors = np.linalg.eigh(covariance + ridge)
+    expected = vectors @ np.diag(values**-0.5) @ vectors.T
+    np.testing.assert_allclose(whitening.matrix.numpy(), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        whitening(x).numpy(), (x.double().numpy() - x.mean(0).numpy()) @ expected, atol=2e-3
+    )
+
+
+def test_whitening_of_little_shrinkage_leaves_equal_variances() -> None:
+    x = torch.randn(400, 12, generator=torch.Generator().manual_seed(2)) * torch.logspace(-2, 2, 12)
+    white = Whitening.fit(x, 1e-9)(x)
+    torch.testing.assert_close(white.T @ white / len(x), torch.eye(12), atol=2e-2, rtol=0)
+
+
+def test_whitening_of_more_dimensions_than_it_computes_covariances_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = torch.randn(30, 50, generator=torch.Generator().manual_seed(3)) + 2.0
+    other = torch.randn(7, 50, generator=torch.Generator().manual_seed(4))
+    expected = Whitening.fit(x, 0.3)(other)
+    monkeypatch.setattr(features_module, "_DENSE", 40)
+    torch.testing.assert_close(Whitening.fit(x, 0.3)(other), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("x", [torch.full((5, 3), 0.1), torch.ones(1, 3)])
+def test_whitening_of_features_that_do_not_vary_is_finite(x: torch.Tensor) -> None:
+    assert Whitening.fit(x, 0.3)(x).abs().max() <= 1.0
+    with pytest.raises(ValueError, match="no features to fit"):
+        Whitening.fit(x[:0], 0.3)

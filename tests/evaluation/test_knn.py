@@ -9,7 +9,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 import mezzotint.evaluation.knn as neighbors
-from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.features import Whitening
+from mezzotint.evaluation.knn import KNN, KNNGrid, Metric
 from mezzotint.types import Features
 
 
@@ -120,9 +121,33 @@ def test_the_protocol_names_every_setting() -> None:
         "metric": "euclidean",
         "center": True,
     }
+    white = KNN(whiten=0.5)
+    assert (
+        str(white.protocol) == "knn/1 k=10 metric=cosine temperature=0.07 center=False whiten=0.5"
+    )
 
 
-@pytest.mark.parametrize("bad", [{"k": 0}, {"temperature": 0.0}, {"metric": "dot"}])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_whitened_neighbors_are_those_of_features_whitened_by_the_training_samples(
+    metric: Metric,
+) -> None:
+    train, test = blobs(300, 12, 1), blobs(100, 12, 2)
+    loud = torch.ones(16)
+    loud[:3] = 30.0  # three directions of noise hide the classes from a cosine
+    train, test = (Features(f.x * loud, f.y) for f in (train, test))
+    whitening = Whitening.fit(train.x, 0.1)
+    white = [Features(whitening(f.x), f.y) for f in (train, test)]
+    found = figures(KNN(whiten=0.1, metric=metric), train, test)
+    assert found == figures(KNN(metric=metric), *white)
+    assert found["top1"] > figures(KNN(metric=metric), train, test)["top1"] + 0.1
+    grid = KNNGrid(k=[10], temperature=[0.07], metric=[metric], whiten=0.1)
+    assert {row.metric: row.value for row in grid.run(train, test)} == found
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"k": 0}, {"temperature": 0.0}, {"metric": "dot"}, {"whiten": 0.0}, {"whiten": math.nan}],
+)
 def test_bad_settings(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be .* got "):
         KNN(**bad)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from sklearn.metrics import average_precision_score
 from torch.nn.functional import normalize
 
 import mezzotint.evaluation.knn as neighbors
+from mezzotint.evaluation.features import Whitening
 from mezzotint.evaluation.retrieval import Retrieval, ranked
 from mezzotint.types import Features
 
@@ -77,6 +78,14 @@ def test_centering_on_the_gallery_moves_both_sides() -> None:
     assert figures(Retrieval(center="gallery"), gallery, queries) == moved
 
 
+def test_whitening_by_the_gallery() -> None:
+    gallery, queries = pair()
+    whitening = Whitening.fit(gallery.x, 0.3)
+    white = [Features(whitening(f.x), f.y) for f in (gallery, queries)]
+    assert figures(Retrieval(whiten=0.3), gallery, queries) == figures(Retrieval(), *white)
+    assert str(Retrieval(whiten=0.3).protocol).endswith("ties=last whiten=0.3")
+
+
 def test_queries_without_a_counterpart_are_left_out() -> None:
     gallery = Features(torch.eye(3), torch.tensor([0, 1, 2]))
     queries = Features(torch.eye(3), torch.tensor([0, 1, 9]))
@@ -89,6 +98,6 @@ def test_settings() -> None:
     assert (
         str(Retrieval(center="each").protocol) == "retrieval/1 metric=cosine center=each ties=last"
     )
-    for bad in ({"metric": "dot"}, {"center": "queries"}):
+    for bad in ({"metric": "dot"}, {"center": "queries"}, {"whiten": -1.0}):
         with pytest.raises(ValueError, match="must be .* got "):
             Retrieval(**bad)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from mezzotint.data.tokens.tokens import Tokens
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet10
 from mezzotint.encoders.table_mlp import TableMLP
-from mezzotint.evaluation.features import extract
+from mezzotint.evaluation.features import WHITEN, Whitening, extract
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.runs.embed import embed
@@ -206,6 +206,43 @@ def test_one_file_is_embedded_as_in_its_folder(pets: Path) -> None:
     assert one["ids"].tolist() == ["1.png"] and one["labels"].tolist() == [-1]
     same = every["ids"].tolist().index("val/dog/1.png")
     np.testing.assert_allclose(one["features"][0], every["features"][same], atol=1e-5)
+
+
+def test_whitened_features_keep_their_map_for_later_samples(pets: Path) -> None:
+    encoder, data = load_encoder(pets / "encoder"), str(pets / "pets")
+    plain = written(pets / "f.npz", pets / "encoder", data)
+    for index in range(4):  # as many training samples as a whitening takes
+        for name in ("cat", "dog"):
+            color = (9 + 60 * index, 90, 20 if name == "cat" else 200)
+            Image.new("RGB", (20, 24), color).save(pets / "pets" / "train" / name / f"n{index}.png")
+    source = open_data(pets / "encoder", encoder, data)
+    embed(encoder, source, pets / "w.npz", whiten="fit")
+    embed(encoder, source, pets / "p.npz")
+    with np.load(pets / "w.npz") as white, np.load(pets / "p.npz") as every:
+        train = torch.from_numpy(every["features"][every["split"] == "train"])
+        expected = Whitening.fit(train, WHITEN)(torch.from_numpy(every["features"]))
+        np.testing.assert_allclose(white["features"], expected.numpy(), atol=1e-3)
+        assert "whitening" not in every
+        mean, matrix, features = white["mean"], white["whitening"], white["features"]
+        same = white["ids"].tolist().index("val/dog/1.png")
+    one = open_data(pets / "encoder", encoder, str(pets / "pets" / "val" / "dog" / "1.png"))
+    embed(encoder, one, pets / "one.npz", whiten=pets / "w.npz")
+    with np.load(pets / "one.npz") as found:
+        np.testing.assert_allclose(found["features"][0], features[same], atol=1e-4)
+        row = plain["features"][plain["ids"].tolist().index("val/dog/1.png")]
+        np.testing.assert_allclose(found["features"][0], (row - mean) @ matrix, atol=1e-3)
+    with pytest.raises(ValueError, match="needs 10 training samples or more, got 1. Give"):
+        embed(encoder, one, pets / "no.npz", whiten="fit")
+    with pytest.raises(ValueError, match="has the arrays features, .* and no map to whiten by"):
+        embed(encoder, one, pets / "no.npz", whiten=pets / "f.npz")
+    with pytest.raises(ValueError, match="must be fit, or a file"):
+        embed(encoder, one, pets / "no.npz", whiten="fitted")
+    with pytest.raises(ValueError, match="keeps its map beside the features, in an .npz"):
+        embed(encoder, source, pets / "no.parquet", whiten="fit")
+    np.savez(pets / "other.npz", mean=np.zeros(3), whitening=np.eye(3))
+    with pytest.raises(ValueError, match="whitens 3 features, and the encoder has"):
+        embed(encoder, one, pets / "no.npz", whiten=pets / "other.npz")
+    assert not list(pets.glob("no.*"))
 
 
 def test_one_recording_is_embedded_as_in_its_folder(tmp_path: Path) -> None:

@@ -25,6 +25,14 @@ def embed(
     out: Annotated[Path, typer.Option(help="File to write: .npz or .parquet.")] = Path(
         "features.npz"
     ),
+    whiten: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fit|FILE",
+            help="Whiten the features, for search and clustering: `fit` by the training samples of "
+            "this data; an earlier .npz by the map that it keeps.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Write the features of every sample to a file, with ids, splits, labels and class names.
@@ -41,7 +49,8 @@ def embed(
     name, overrides = data_of(arguments)
     loaded = encoder_at(encoder)
     with dist.process_group(torch.device("cpu")):
-        written = embed.embed(loaded, open_data(encoder, loaded, name, overrides), out)
+        source = open_data(encoder, loaded, name, overrides)
+        written = embed.embed(loaded, source, out, whiten=whiten)
     if not dist.launched_as_main():
         return
     for sentence in written.left_out:

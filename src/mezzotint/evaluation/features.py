@@ -24,8 +24,82 @@ from mezzotint.quant.hooks import evaluating
 from mezzotint.types import Input, Unreadable
 from mezzotint.workers import read_in_workers
 
+WHITEN = 0.3
+"""Shrinkage of the whitening that measured best; see `docs/evaluation.md`."""
+
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and their total, of this process."""
+
+
+_DENSE = 4096  # dimensions up to which covariances are computed; samples of the fit above it
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """A fixed linear map after which all directions of the fitted features vary about alike.
+
+    Features of a few strong directions hide what the others know from a cosine. The map is the
+    symmetric one (ZCA), which changes features least (Kessy et al. 2018, arXiv 1512.00809), with
+    shrinkage, so that directions without information are not made as loud as the others.
+
+    Attributes:
+        mean: `[D]`, subtracted first.
+        directions: `[D, R]`, orthonormal.
+        gains: `[R]`, factors along them.
+        rest: factor of everything that is orthogonal to them.
+    """
+
+    mean: Tensor
+    directions: Tensor
+    gains: Tensor
+    rest: float
+
+    @classmethod
+    def fit(cls, x: Tensor, shrinkage: float) -> "Whitening":
+        """Fit the map to features, without labels.
+
+        Args:
+            x: float `[N, D]`; with more than 4,096 dimensions, 4,096 evenly spaced rows are used.
+            shrinkage: added to each variance, as a multiple of their mean; positive. Large values
+                leave the features as they are, but for the mean and one factor.
+
+        Raises:
+            ValueError: without rows.
+        """
+        if not len(x):
+            raise ValueError("There are no features to fit a whitening to. Check the data.")
+        dim = x.shape[1]
+        if dim > _DENSE:
+            x = x[torch.linspace(0, len(x) - 1, min(len(x), _DENSE)).round().long()]
+        mean = x.double().mean(dim=0)
+        centered = x.double() - mean
+        if dim > _DENSE:
+            # Variances of more dimensions than samples come from the products of the samples.
+            variances, sides = torch.linalg.eigh(centered @ centered.T / len(x))
+            directions = centered.T @ sides
+            lengths = directions.norm(dim=0)
+            known = lengths > lengths.max() * 1e-6
+            directions, variances = directions[:, known] / lengths[known], variances[known]
+        else:
+            variances, directions = torch.linalg.eigh(centered.T @ centered / len(x))
+        variances = variances.clamp(min=0.0)
+        # Features that do not vary stay near zero: what float32 cannot tell apart is no variance.
+        rounding = torch.finfo(torch.float32)
+        least = rounding.eps**2 * float(x.double().square().mean()) + rounding.tiny
+        floor = max(shrinkage * float(variances.sum()) / dim, least)
+        gains = (variances + floor).rsqrt()
+        return cls(mean.float(), directions.float(), gains.float(), floor**-0.5)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map features `[M, D]`."""
+        centered = x - self.mean
+        along = (centered @ self.directions) * (self.gains - self.rest)
+        return self.rest * centered + along @ self.directions.T
+
+    @property
+    def matrix(self) -> Tensor:
+        """The map as `[D, D]`: features are `(x - mean) @ matrix`."""
+        return self(torch.eye(len(self.mean)) + self.mean)
 
 
 class Kept:

@@ -12,9 +12,11 @@ own: choosing the best on the test samples is not this library's to do.
 Centering subtracts the mean of the training features from both sides before the cosine; it uses no
 label and nothing of the test set. It is off by default, as in the published protocols: it helps
 trained encoders a little and harms untrained ones (`docs/evaluation.md`), so leaving it out favors
-the baselines.
+the baselines. Whitening (`whiten`) does more: it makes all directions of the training features vary
+about alike, see `evaluation.features.Whitening`.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mezzotint.evaluation.features import WHITEN, Whitening
 from mezzotint.evaluation.metrics import classification, labeled, learnable
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.evaluation.protocol import Protocol
@@ -32,16 +35,23 @@ Metric = Literal["cosine", "euclidean"]
 _BLOCK_ELEMENTS = 1 << 24  # similarities in memory at a time: 64 MB
 
 
-def check_metric(metric: str) -> None:
-    """Raise a ValueError for an unknown metric."""
+def check_similarity(metric: str, whiten: float | None) -> None:
+    """Raise a ValueError for an unknown metric, or for shrinkage that is not positive."""
     if metric not in ("cosine", "euclidean"):
         raise ValueError(
             f"`metric` must be cosine or euclidean, got {metric!r}. Choose one of them."
         )
+    if whiten is not None and not (whiten > 0.0 and math.isfinite(whiten)):
+        raise ValueError(f"`whiten` must be a positive number, got {whiten}. Try {WHITEN}.")
 
 
 def similarities(
-    train: Tensor, queries: Tensor, *, metric: Metric, center: bool
+    train: Tensor,
+    queries: Tensor,
+    *,
+    metric: Metric,
+    center: bool,
+    whiten: float | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield the similarity matrix in blocks of queries.
 
@@ -52,11 +62,15 @@ def similarities(
             (centered) training features. For features of unit norm this is the cosine minus one, so
             temperatures keep their meaning.
         center: whether to subtract the mean of `train` from both.
+        whiten: shrinkage of a whitening that is fitted to `train`; `None` for none.
 
     Yields:
         The rows of `queries` in the block, and their similarities `[B, N]`; larger is nearer.
     """
-    if center:
+    if whiten is not None:
+        whitening = Whitening.fit(train, whiten)
+        train, queries = whitening(train), whitening(queries)
+    elif center:
         mean = train.mean(dim=0)
         train, queries = train - mean, queries - mean
     if metric == "cosine":
@@ -85,6 +99,8 @@ class KNN(Probe):
         temperature: temperature T of the votes' weights.
         metric: `cosine` or `euclidean`.
         center: subtract the mean of the training features from both sides.
+        whiten: whiten both sides by the training features, with this shrinkage (0.3 is a good
+            one); `None` for not at all.
     """
 
     name: ClassVar[str] = "knn"
@@ -97,6 +113,7 @@ class KNN(Probe):
         temperature: float = 0.07,
         metric: Metric = "cosine",
         center: bool = False,
+        whiten: float | None = None,
     ) -> None:
         if k < 1:
             raise ValueError(
@@ -106,8 +123,9 @@ class KNN(Probe):
             raise ValueError(
                 f"`temperature` must be positive, got {temperature}. 0.07 is the published value."
             )
-        check_metric(metric)
-        self.k, self.temperature, self.metric, self.center = k, temperature, metric, center
+        check_similarity(metric, whiten)
+        self.k, self.temperature, self.metric = k, temperature, metric
+        self.center, self.whiten = center, whiten
 
     @property
     def protocol(self) -> Protocol:
@@ -118,16 +136,23 @@ class KNN(Probe):
             metric=self.metric,
             temperature=float(self.temperature),
             center=self.center,
+            **({} if self.whiten is None else {"whiten": float(self.whiten)}),
         )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, with more than ten classes `top5`, and `mean_per_class`."""
         (x, names, members), (queries, labels) = learnable(train), labeled(test, "test")
         scores = x.new_zeros(len(queries), len(names))
-        for rows, near in similarities(x, queries, metric=self.metric, center=self.center):
+        for rows, near in self.similarities(x, queries):
             scores[rows] = self._votes(near, members, len(names))
         for measure, value in classification(scores, names, labels):
             yield self.row(measure, value)
+
+    def similarities(self, train: Tensor, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the similarity matrix in blocks of queries; see the function of this name."""
+        return similarities(
+            train, queries, metric=self.metric, center=self.center, whiten=self.whiten
+        )
 
     def _votes(self, near: Tensor, members: Tensor, num_classes: int) -> Tensor:
         """`[B, N]` → `[B, C]`, relative to the first neighbor; `−inf` for classes with no vote."""
@@ -159,6 +184,8 @@ class KNNGrid(Probe, kind="knn_grid"):
         temperature: temperatures of the votes' weights.
         metric: `cosine`, `euclidean`, or both.
         center: subtract the mean of the training features from both sides.
+        whiten: whiten both sides by the training features, with this shrinkage (0.3 is a good
+            one); `None` for not at all.
     """
 
     name: ClassVar[str] = "knn"
@@ -171,6 +198,7 @@ class KNNGrid(Probe, kind="knn_grid"):
         temperature: Sequence[float] = (0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0),
         metric: Sequence[Metric] = ("cosine", "euclidean"),
         center: bool = False,
+        whiten: float | None = None,
     ) -> None:
         if not (k and temperature and metric):
             raise ValueError(
@@ -178,10 +206,13 @@ class KNNGrid(Probe, kind="knn_grid"):
                 "list. Leave it out for the defaults."
             )
         self.settings = [
-            [KNN(k=a, temperature=t, metric=m, center=center) for a in k for t in temperature]
+            [
+                KNN(k=a, temperature=t, metric=m, center=center, whiten=whiten)
+                for a in k
+                for t in temperature
+            ]
             for m in metric
         ]
-        self.center = center
 
     @property
     def protocol(self) -> Protocol:
@@ -193,7 +224,7 @@ class KNNGrid(Probe, kind="knn_grid"):
         (x, names, members), (queries, labels) = learnable(train), labeled(test, "test")
         for probes in self.settings:
             largest = min(max(probe.k for probe in probes), len(x))
-            values, chosen = _neighbors(x, queries, probes[0].metric, self.center, largest)
+            values, chosen = _neighbors(x, queries, probes[0], largest)
             for probe in probes:
                 scores = probe.votes(
                     values[:, : probe.k], members[chosen[:, : probe.k]], len(names)
@@ -202,13 +233,11 @@ class KNNGrid(Probe, kind="knn_grid"):
                     yield probe.row(measure, value)
 
 
-def _neighbors(
-    x: Tensor, queries: Tensor, metric: Metric, center: bool, k: int
-) -> tuple[Tensor, Tensor]:
+def _neighbors(x: Tensor, queries: Tensor, probe: KNN, k: int) -> tuple[Tensor, Tensor]:
     """Return similarities and indices `[M, k]` of the nearest samples, nearest first."""
     values = x.new_empty(len(queries), k)
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=x.device)
-    for rows, near in similarities(x, queries, metric=metric, center=center):
+    for rows, near in probe.similarities(x, queries):
         ordered = near.sort(dim=1, descending=True, stable=True)
         values[rows], indices[rows] = ordered.values[:, :k], ordered.indices[:, :k]
     return values, indices

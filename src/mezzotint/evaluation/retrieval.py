@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mezzotint.evaluation.knn import Metric, check_metric, similarities
+from mezzotint.evaluation.knn import Metric, check_similarity, similarities
 from mezzotint.evaluation.metrics import Accuracy, labeled
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.evaluation.protocol import Protocol
@@ -31,23 +31,34 @@ class Retrieval(Probe):
         center: `none`; `gallery` subtracts the gallery's mean from both sides; `each` subtracts
             their own mean from the queries instead, which removes a constant difference between two
             domains without labels, but needs all queries at once.
+        whiten: whiten both sides by the gallery, with this shrinkage (0.3 is a good one); `None`
+            for not at all.
     """
 
     name: ClassVar[str] = "retrieval"
     kinds = ("retrieve",)
 
-    def __init__(self, *, metric: Metric = "cosine", center: Center = "none") -> None:
-        check_metric(metric)
+    def __init__(
+        self,
+        *,
+        metric: Metric = "cosine",
+        center: Center = "none",
+        whiten: float | None = None,
+    ) -> None:
+        check_similarity(metric, whiten)
         if center not in ("none", "gallery", "each"):
             raise ValueError(
                 f"`center` must be none, gallery or each, got {center!r}. Choose one of them."
             )
-        self.metric, self.center = metric, center
+        self.metric, self.center, self.whiten = metric, center, whiten
 
     @property
     def protocol(self) -> Protocol:
         """`retrieval/1` and all settings."""
-        return Protocol.of("retrieval", metric=self.metric, center=self.center, ties="last")
+        whiten = {} if self.whiten is None else {"whiten": float(self.whiten)}
+        return Protocol.of(
+            "retrieval", metric=self.metric, center=self.center, ties="last", **whiten
+        )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, `top5`, `map` (mean average precision) and `median_rank`.
@@ -70,7 +81,11 @@ class Retrieval(Probe):
             queries, gallery = queries - queries.mean(dim=0), gallery - gallery.mean(dim=0)
         ranks, precisions = [], []
         for rows, near in similarities(
-            gallery, queries, metric=self.metric, center=self.center == "gallery"
+            gallery,
+            queries,
+            metric=self.metric,
+            center=self.center == "gallery",
+            whiten=self.whiten,
         ):
             first, precision = ranked(near, labels[rows].unsqueeze(1) == names)
             ranks.append(first)

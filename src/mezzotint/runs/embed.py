@@ -8,16 +8,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from mezzotint import dist
+from mezzotint.data.formats.numpy_files import numpy_arrays
 from mezzotint.data.source import Index, Source
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.features import extract_readable
+from mezzotint.evaluation.features import WHITEN, Whitening, extract_readable
 from mezzotint.files import replacing
 from mezzotint.modality.modality import modality_of
 from mezzotint.types import Sample, Unreadable
 
 _SHOWN = 3  # unreadable samples that a message names
+_FIT = "fit"
+_FEWEST = 10  # training samples of a whitening; shrinkage bears fewer samples than features
+_MAP = ("mean", "whitening")  # arrays of an .npz
+_Map = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+"""Mean `[D]` and matrix `[D, D]`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,9 @@ class Embedded:
         return f"{count} samples{shown}, {self.dim} features{named}"
 
 
-def embed(encoder: Encoder, source: Source, out: str | Path) -> Embedded:
+def embed(
+    encoder: Encoder, source: Source, out: str | Path, *, whiten: str | Path | None = None
+) -> Embedded:
     """Write the features of all samples to a file, in the order of their ids.
 
     Args:
@@ -54,13 +64,19 @@ def embed(encoder: Encoder, source: Source, out: str | Path) -> Embedded:
             `.parquet` with the columns `id`, `split`, `label`, `class` and `feature`. A label is an
             index into the classes, −1 for none; where samples have several, `labels` is bool
             `[N, C]`. A sample that cannot be read is left out.
+        whiten: `fit` whitens the features by those of the training samples, and adds the map to the
+            `.npz`, `mean` `[D]` and `whitening` `[D, D]`; a file that was written so whitens them
+            by its map, for samples that are compared with those in the file; `None` does not.
 
     With several processes, all call it together; they divide the samples, and the main one writes.
 
     Raises:
-        ValueError: for another suffix, without pyarrow, or when no sample can be read.
+        ValueError: for another suffix, without pyarrow, when no sample can be read, or for a file
+            without the map of this encoder's features.
     """
     path = Path(out)
+    _require_npz(path, whiten)
+    known = None if whiten in (None, _FIT) else _read_map(Path(whiten), encoder.dim)
     if path.suffix not in (".npz", ".parquet"):
         raise ValueError(
             f"`--out` must end in .npz or .parquet, got {path.name!r}. Change the name."
@@ -83,16 +99,65 @@ def embed(encoder: Encoder, source: Source, out: str | Path) -> Embedded:
         labels = np.array([noted.answers.get(index, -1) for index in range(len(samples))], np.int64)
     ids = np.array([noted.ids[index] for index in indices.tolist()])
     order = np.argsort(ids, kind="stable")
+    kept = {}
+    if whiten == _FIT:
+        known = _fit_map(extraction.x[torch.from_numpy(split[indices] == "train")])
+        kept = dict(zip(_MAP, known, strict=True))
+    features = extraction.x.numpy()
+    if known is not None:
+        features = (features - known[0]) @ known[1]
     columns = {
-        "features": extraction.x.numpy()[order],
+        "features": features[order],
         "split": split[indices][order],
         "ids": ids[order],
         "labels": labels[indices][order],
         "classes": np.array(list(classes), np.str_),
+        **kept,
     }
     dist.on_main(lambda: _write(path, columns))
     left_out = [*source.notes, *_unreadable(extraction.bad)]
     return Embedded(Counter(columns["split"].tolist()), extraction.x.shape[1], classes, left_out)
+
+
+def _require_npz(path: Path, whiten: str | Path | None) -> None:
+    if whiten == _FIT and path.suffix != ".npz":
+        raise ValueError(
+            f"`--whiten fit` keeps its map beside the features, in an .npz, got {path.name!r}. "
+            "Write an .npz, or give one as --whiten FILE."
+        )
+
+
+def _fit_map(train: Tensor) -> _Map:
+    """Fit a whitening to the features of the training samples."""
+    if len(train) < _FEWEST:
+        raise ValueError(
+            f"`--whiten fit` needs {_FEWEST} training samples or more, got {len(train)}. Give the "
+            "features of more samples as --whiten FILE."
+        )
+    whitening = Whitening.fit(train, WHITEN)
+    return whitening.mean.numpy(), whitening.matrix.numpy()
+
+
+def _read_map(path: Path, dim: int) -> _Map:
+    """Read the map that an earlier file keeps."""
+    if not path.is_file():
+        raise ValueError(
+            f"`--whiten` must be fit, or a file that `embed --whiten fit` wrote; {str(path)!r} is "
+            "neither. Check the path."
+        )
+    arrays = numpy_arrays(path, "an .npz that `embed --whiten fit` wrote")
+    if not set(_MAP) <= set(arrays):
+        raise ValueError(
+            f"{str(path)!r} has the arrays {', '.join(arrays)} and no map to whiten by. Write it "
+            "with `embed --whiten fit`."
+        )
+    mean, matrix = (np.asarray(arrays[name], np.float32) for name in _MAP)
+    if mean.shape != (dim,) or matrix.shape != (dim, dim):
+        raise ValueError(
+            f"{str(path)!r} whitens {mean.size} features, and the encoder has {dim}. Use a file of "
+            "this encoder."
+        )
+    return mean, matrix
 
 
 def _write(path: Path, columns: Mapping[str, Any]) -> None:
