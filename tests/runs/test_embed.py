@@ -237,7 +237,7 @@ def test_whitened_features_keep_their_map_for_later_samples(pets: Path) -> None:
         embed(encoder, one, pets / "no.npz", whiten=pets / "f.npz")
     with pytest.raises(ValueError, match="must be fit, or a file"):
         embed(encoder, one, pets / "no.npz", whiten="fitted")
-    with pytest.raises(ValueError, match="keeps its map beside the features, in an .npz"):
+    with pytest.raises(ValueError, match="keeps its map with the features in an .npz"):
         embed(encoder, source, pets / "no.parquet", whiten="fit")
     np.savez(pets / "other.npz", mean=np.zeros(3), whitening=np.eye(3))
     with pytest.raises(ValueError, match="whitens 3 features, and the encoder has"):

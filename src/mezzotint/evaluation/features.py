@@ -24,7 +24,7 @@ from mezzotint.quant.hooks import evaluating
 from mezzotint.types import Input, Unreadable
 from mezzotint.workers import read_in_workers
 
-WHITEN = 0.3
+WHITEN = 1.0
 """Shrinkage of the whitening that measured best; see `docs/evaluation.md`."""
 
 Progress = Callable[[int, int], None]

@@ -99,7 +99,7 @@ class KNN(Probe):
         temperature: temperature T of the votes' weights.
         metric: `cosine` or `euclidean`.
         center: subtract the mean of the training features from both sides.
-        whiten: whiten both sides by the training features, with this shrinkage (0.3 is a good
+        whiten: whiten both sides by the training features, with this shrinkage (1 is a good
             one); `None` for not at all.
     """
 
@@ -184,7 +184,7 @@ class KNNGrid(Probe, kind="knn_grid"):
         temperature: temperatures of the votes' weights.
         metric: `cosine`, `euclidean`, or both.
         center: subtract the mean of the training features from both sides.
-        whiten: whiten both sides by the training features, with this shrinkage (0.3 is a good
+        whiten: whiten both sides by the training features, with this shrinkage (1 is a good
             one); `None` for not at all.
     """
 

@@ -31,7 +31,7 @@ class Retrieval(Probe):
         center: `none`; `gallery` subtracts the gallery's mean from both sides; `each` subtracts
             their own mean from the queries instead, which removes a constant difference between two
             domains without labels, but needs all queries at once.
-        whiten: whiten both sides by the gallery, with this shrinkage (0.3 is a good one); `None`
+        whiten: whiten both sides by the gallery, with this shrinkage (1 is a good one); `None`
             for not at all.
     """
 

@@ -122,7 +122,7 @@ def embed(
 def _require_npz(path: Path, whiten: str | Path | None) -> None:
     if whiten == _FIT and path.suffix != ".npz":
         raise ValueError(
-            f"`--whiten fit` keeps its map beside the features, in an .npz, got {path.name!r}. "
+            f"`--whiten fit` keeps its map with the features in an .npz, got {path.name!r}. "
             "Write an .npz, or give one as --whiten FILE."
         )
 
