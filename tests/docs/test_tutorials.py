@@ -55,7 +55,7 @@ def steps(page: str) -> Iterator[Step]:
 
 
 def shape(line: str) -> str:
-    """A line without what another machine may print: numbers, samples, the best probe, a verdict."""
+    """A line without what another machine may print: numbers, samples, best probe, verdict."""
     line = re.sub(r"^(This encoder is|Fine-tuning scores|encoder: trained).*", r"\1", line)
     line = re.sub(r"\((?:knn|linear)(?: and (?:knn|linear))?\)", "(PROBE)", line)
     line = re.sub(r"[\w &/-]+\.png", "FILE.png", line)
