@@ -121,6 +121,13 @@ def test_the_start_page_leads_there_by_one_link(question: str, page: str) -> Non
     assert re.search(rf"\]\({re.escape(page)}[)#]", cards), question
 
 
+def test_every_page_is_one_link_from_the_start_page() -> None:
+    start = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([^)#]+\.md)[)#]", start))
+    pages = {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")}
+    assert pages - {"index.md"} == {page for page in linked if not page.startswith("..")}
+
+
 def test_results_say_what_their_tables_say() -> None:
     page = docs_site.generated()["results.md"]
     for result in docs_results.RESULTS:

@@ -31,6 +31,7 @@ class Observer(nn.Module, Component):
         self.seen = False
 
     def reset(self) -> None:
+        """Forget the collected values, so that the next batch starts a new range."""
         self.seen = False
 
     def update(self, rows: Tensor) -> None:
