@@ -121,7 +121,7 @@ def evaluated(folder: Path, protocol: str) -> list[dict[str, Any]]:
         for row in evaluation.rows:
             entry = {"probe": row.probe, "metric": row.metric, "value": row.value}
             rows.append(entry | {"bits": str(row.bits)})
-            if row.probe == "linear" and row.bits.is_float:  # the float head where it was fitted
+            if row.probe == "linear" and row.bits.is_float:  # the fp32 head where it was fitted
                 rows.append(rows[-1] | {"probe": "linear_ptq"})
         stored.write_text(json.dumps(rows))
     found: list[dict[str, Any]] = json.loads(stored.read_text())

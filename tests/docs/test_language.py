@@ -31,6 +31,9 @@ REPLACED = {
     "baselines, compared with": r"\bbeside\b|\bBeside\b",
     "attribution": r"\bCredited\b",
     "augmentation policy": r"\bstrateg(?:y|ies)\b",
+    "fp32, full precision": r"\bfloat (?:level|head|mode)s?\b|\bfp32 level\b",
+    "masked / visible": r"\bhidden patch|\bpatch(?:es)?\b[^.:]{0,40}\b(?:is|are) hidden\b",
+    "min-max PTQ, BatchNorm re-estimation, AdaRound": r"`(?:strong|corrected)`",
     "plain words": r"\blest\b|\banew\b|\bso many\b|\bof which\b|\bof whom\b|\bthereof\b|\bPlainly\b"
     r"|\bmends?\b|\b(?:is|are) ill\b|\blearnt\b|\bkept head\b|\bhead kept\b",
 }
