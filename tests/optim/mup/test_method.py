@@ -23,7 +23,7 @@ ENCODERS: dict[str, tuple[Input, Any]] = {
     "mlp": (TABLE, lambda w: {"kind": "table_mlp", "width": w}),
     "resnet": (IMAGE, lambda w: {"kind": "resnet8", "stem": "patch", "width": w}),
     "vit": (IMAGE, lambda w: {"kind": "vit", "width": w, "heads": w // 8, "depth": 2, "patch": 8}),
-    "audio": (AUDIO, lambda w: {"kind": "audio_ntt", "width": w, "dim": 2 * w, "dropout": 0.0}),
+    "audio": (AUDIO, lambda w: {"kind": "audio_ntt", "width": w, "dim": 4 * w, "dropout": 0.0}),
     "pointnet": (POINTS, lambda w: {"kind": "pointnet", "width": w, "transformers": "input"}),
     "resnet1d": (SERIES, lambda w: {"kind": "resnet1d", "width": w, "depths": [1, 1]}),
     "domain_agnostic": (IMAGE, lambda w: {"kind": "domain_agnostic", "width": w, "heads": w // 8,
