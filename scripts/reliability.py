@@ -39,11 +39,15 @@ processes. `scripts/reliability.py` writes this page from the outcomes of the te
 | fault | promise | tests and outcome |
 |---|---|---|
 """
-_SOAK = """`make soak` kills long commands at random times, also while the interpreter starts, and
-runs them again until they end; flips bits in every file of a run, its exports and its bundle; and
-gives damaged files to every reader. `make soak SOAK="--kills 50"` is shorter. A soak that was
-stopped goes on, and a seed repeats it.
+_SOAK = """`make soak` kills long commands at random times, and runs them again until they end.
+Most victims are forked from a process that has imported everything, so that a kill costs no
+import; a fifth are new interpreters, half of which die while they import. The soak flips bits in
+every file of a run, its exports and its bundle, and gives damaged files to every reader.
+`make soak SOAK="--kills 50"` is shorter. A soak that was stopped goes on, and a seed repeats it.
 
+"""
+_KILLS = """| command | kills | of new interpreters | lost | stuck | orphans |
+|---|---|---|---|---|---|
 """
 
 
@@ -87,6 +91,7 @@ def soak_of(folder: Path) -> dict[str, Any]:
     facts = json.loads((folder / "soak.json").read_text(encoding="utf-8"))
     return {
         "kills": [list(row) for row in facts["kills"]],
+        "moments": facts["moments"],
         "flips": facts["flips"]["all"],
         "files": facts["files"]["all"],
     }
@@ -118,8 +123,11 @@ def _soak_lines(soak: Mapping[str, Any]) -> list[str]:
     lines = [
         "\n## Soak\n\n",
         _SOAK,
-        "| command | kills | lost | stuck | orphans |\n|---|---|---|---|---|\n",
+        _KILLS,
         *(f"| {' | '.join(map(str, row))} |\n" for row in soak["kills"]),
+        f"\nMoments of the kills, in fifths of the processor time of a command that nobody kills: "
+        f"{', '.join(map(str, soak['moments']['fifths']))}; {soak['moments']['groups']} kills hit "
+        "the whole process group.\n",
         f"\nFlipped bits: {flips or 'none'}. Damaged files: {files or 'none'}.\n",
     ]
     if "measured" in soak:

@@ -1,9 +1,13 @@
 """Kill long commands at random times, and run the same command again until it ends.
 
-Each chain kills one command several times, at any time from the start of the interpreter on, and
-then lets it end. A kill is *lost* if the end differs from that of a command that nobody killed,
-*stuck* if the command refuses or hangs, and an *orphan* if a process, a temporary file or shared
-memory is left after the next start.
+Each chain kills one command several times and then lets it end. Moments are those of its processor
+time, so that a busy machine kills as late as a quiet one. Most victims are forked from a process
+that has imported everything; a fifth are new interpreters, and half of these die while they
+import.
+
+A kill is *lost* if the end differs from that of a command that nobody killed, *stuck* if the
+command refuses or hangs, and an *orphan* if a process, a temporary file or shared memory is left
+after the next start.
 """
 
 import contextlib
@@ -13,8 +17,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -31,17 +33,13 @@ from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.results import read_evaluation
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.log import read_metrics
+from tests.faults.victims import MARK, Stem, Victim, start
 
-_MARK = "MEZZOTINT_SOAK"
-_SHORT = [
-    "data.name=digits", "encoder.width=2", "encoder.grid=1", "run.batch_size=256",
-    "run.log.knn_epochs=0", "run.log.every_steps=1",
+_TINY = [
+    "data.root=photos", "views.crop.size=16", "run.batch_size=8", "run.log.knn_epochs=0",
+    "encoder={kind: resnet8, stem: small, width: 2}", "run.log.every_steps=1",
 ]  # fmt: skip
-_PHOTOS = [
-    "pretrain", "image/folder_simclr", "data.root=photos", "views.crop.size=16",
-    "encoder={kind: resnet8, stem: small, width: 2}", "run.batch_size=8", "run.log.knn_epochs=0",
-    "method={kind: byol, hidden_dim: 8, dim: 8}", "run.loader.workers=2",
-]  # fmt: skip
+_BYOL = ["pretrain", "image/folder_simclr", *_TINY, "method={kind: byol, hidden_dim: 8, dim: 8}"]
 _DETECTION = [
     "data.images=4", "data.test_images=2", "data.size=48", "data.scale=[16,24]", "training.steps=2",
     "training.batch_size=2", "training.precise_bn_batches=1", "model.proposals=[20,10]",
@@ -49,11 +47,14 @@ _DETECTION = [
 ]  # fmt: skip
 _STUDY = {
     "title": "soak",
-    "recipe": "image/emoji_simclr",
+    "recipe": "image/folder_simclr",
     "seeds": [0, 1],
-    "overrides": [*_SHORT, "run.epochs=1"],
+    "overrides": [*_TINY, "run.epochs=1"],
     "factors": {"method.temperature": [0.1, 0.2]},
 }
+_NEW_INTERPRETERS = 0.2
+"""Fraction of starts; half of their kills come while they import."""
+_PATIENCE = 900.0
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,39 @@ class Job:
     result: Callable[[Path], Any] | None
 
 
+@dataclass(frozen=True)
+class Golden:
+    """What a command makes that nobody kills.
+
+    Attributes:
+        result: to compare with.
+        forked: processor time of its main process after a fork, in seconds.
+        started: alike, with an interpreter of its own.
+    """
+
+    result: Any
+    forked: float
+    started: float
+
+
 @dataclass
 class Outcome:
-    """What became of one chain of kills."""
+    """What became of one chain of kills.
+
+    Attributes:
+        job: name of the command.
+        chain: its number.
+        kills: for each, how the victim was started, whether its whole group was killed, and when,
+            in fractions of the processor time of a command that nobody kills.
+        lost: results and checkpoints that were.
+        stuck: starts that failed or hung.
+        orphans: what was left.
+        seconds: the time that the chain took.
+    """
 
     job: str
     chain: int
-    kills: int = 0
+    kills: list[tuple[str, bool, float]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
@@ -116,20 +143,19 @@ def _files_of(folder: Path, *patterns: str) -> Any:
 
 def jobs() -> list[Job]:
     """List the long commands; each works in a directory of its own with `base`, a finished run."""
-    simclr = ["pretrain", "image/emoji_simclr", *_SHORT]
+    auto = ["--train-only", "--out", "out", "--resume", "auto"]
     return [
-        Job("pretrain", [*simclr, "run.epochs=3", "run.checkpoints.every_steps=2", "--train-only",
-            "--out", "out", "--resume", "auto"], lambda at: _run_of(at / "out")),
-        Job("pretrain, workers", [*_PHOTOS, "run.epochs=4", "run.checkpoints.every_steps=4",
-            "--train-only", "--out", "out", "--resume", "auto"], lambda at: _run_of(at / "out")),
-        Job("plan", ["pretrain", "plan.yaml", "--train-only", "--out", "out", "--resume", "auto"],
-            lambda at: _runs_of(at / "out")),
-        Job("pretrain --minutes", [*simclr, "--minutes", "0.1", "--train-only", "--out", "out",
+        Job("pretrain", [*_BYOL, "run.epochs=3", "run.checkpoints.every_steps=2", "--out", "out",
+            "--resume", "auto"], lambda at: [_run_of(at / "out"), _rows_of(at / "out")]),
+        Job("pretrain, workers", [*_BYOL, "run.loader.workers=2", "run.epochs=4",
+            "run.checkpoints.every_steps=4", *auto], lambda at: _run_of(at / "out")),
+        Job("plan", ["pretrain", "plan.yaml", *auto], lambda at: _runs_of(at / "out")),
+        Job("pretrain --minutes", [*_BYOL, "--minutes", "0.1", "--train-only", "--out", "out",
             "--overwrite"], None),
-        Job("finetune", ["finetune", "base", "run.epochs=1", "run.batch_size=256",
+        Job("finetune", ["finetune", "base", "run.epochs=2", "run.batch_size=8",
             "run.log.knn_epochs=0", "--no-baselines", "--out", "out"],
             lambda at: _rows_of(at / "out")),
-        Job("transfer", ["transfer", "color", "pasted_c4", *_DETECTION, "--out", "out"],
+        Job("transfer", ["transfer", "base", "pasted_c4", *_DETECTION, "--out", "out"],
             lambda at: _rows_of(at / "out")),
         Job("evaluate", ["evaluate", "base", "evaluate.probes=[knn,linear]",
             "evaluate.bits=[W8A8]"], lambda at: _rows_of(at / "base")),
@@ -149,7 +175,7 @@ def jobs() -> list[Job]:
 def make_photos(root: Path) -> None:
     """Write a folder of images of two classes."""
     rng = np.random.default_rng(0)
-    for number in range(48):
+    for number in range(64):
         folder = root / "photos" / ("cat" if number % 2 else "dog")
         folder.mkdir(exist_ok=True, parents=True)
         pixels = rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)
@@ -166,128 +192,175 @@ def make_inputs(root: Path) -> None:
     for number in range(40):
         name = f"{number % 5 + 1}-{number}-A-{number % 2}.wav"
         rows.append(f"{name},{number % 5 + 1},{number % 2},{'ab'[number % 2]},False,{number},A")
-        soundfile.write(root / "sounds/audio" / name, rng.normal(size=44_100) / 9, 44_100)
+        soundfile.write(root / "sounds/audio" / name, rng.normal(size=8_000) / 9, 44_100)
     (root / "sounds/meta/esc50.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     from tests.train.tiny_plan import raw
 
     (root / "plan.yaml").write_text(json.dumps(raw()), encoding="utf-8")
     (root / "study.yaml").write_text(yaml.safe_dump(_STUDY), encoding="utf-8")
-    base = ["pretrain", "image/emoji_simclr", *_SHORT, "run.epochs=1", "--out", "base"]
-    color = [*_PHOTOS, "run.epochs=1", "--train-only", "--out", "color"]
-    for command in (base, color):
-        code = start(command, root, "inputs").wait(600)
-        assert code == 0, (root / "log").read_text(encoding="utf-8")
+    base = [*_BYOL, "run.epochs=1", "--train-only", "--out", "base"]
+    code = start(base, root, "inputs").wait(_PATIENCE)
+    assert code == 0, (root / "log").read_text(encoding="utf-8")
 
 
-def start(command: list[str], at: Path, mark: str) -> subprocess.Popen[bytes]:
-    """Start a command in a directory, with a mark in its environment; its words go to `log`."""
-    with (at / "log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "mezzotint", *command], cwd=at, stdout=log, stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": "1", _MARK: mark}, start_new_session=True,
-        )  # fmt: skip
-
-
-def alive(mark: str) -> list[int]:
-    """Find the processes that were started with a mark, or by such a process."""
+def alive(marks: set[str], sessions: set[int]) -> list[int]:
+    """Find the processes that were started with one of the marks, or in one of the sessions."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if f"{_MARK}={mark}\0".encode() in path.read_bytes() + b"\0":
-                found.append(int(path.parent.name))
+            session = int((folder / "stat").read_text("utf-8").rpartition(")")[2].split()[3])
+            words = (folder / "environ").read_bytes().split(b"\0")
+            marked = any(f"{MARK}={mark}".encode() in words for mark in marks)
+            if marked or session in sessions:
+                found.append(int(folder.name))
     return found
 
 
-def _left_behind(at: Path, marks: list[str], processes: set[int]) -> Iterator[str]:
+def processor_seconds(pid: int) -> float:
+    """Read the processor time of a process; 0 after its end."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def _left_behind(at: Path, marks: set[str], sessions: set[int]) -> Iterator[str]:
     """Name what killed commands left: processes, temporary files, shared memory."""
-    deadline = time.monotonic() + 20.0
-    while (left := [pid for mark in marks for pid in alive(mark)]) and (
-        time.monotonic() < deadline
-    ):
-        time.sleep(0.2)
+    deadline = time.monotonic() + 60.0
+    while (left := alive(marks, sessions)) and time.monotonic() < deadline:
+        time.sleep(0.1)
     for pid in left:
         with contextlib.suppress(OSError):
             yield f"process {pid}: {Path(f'/proc/{pid}/cmdline').read_bytes()[:200]!r}"
             os.kill(pid, signal.SIGKILL)
     for pattern in ("out/**/.tmp-*", "out/**/.*.tmp-*", ".tmp-*", "base/**/.tmp-*"):
         yield from (f"file {path.relative_to(at)}" for path in at.glob(pattern))
+
+
+def _memory_left(processes: set[int]) -> Iterator[str]:
     for path in Path("/dev/shm").glob("torch_*"):
         if path.name.split("_")[1] in {str(pid) for pid in processes}:
             yield f"shared memory {path.name}"
 
 
-def run_chain(job: Job, inputs: Path, golden: Any, seconds: float, seed: int, most: int) -> Outcome:
-    """Kill a command up to `most` times at random times, then let it end.
+def _wait_for(victim: Victim, seconds: float) -> int | None:
+    """Wait until a command has used processor time; return its code if it ended before."""
+    while processor_seconds(victim.pid) < seconds:
+        if (code := victim.wait(0.005)) is not None:
+            return code
+    return None
+
+
+class Killer:
+    """Kills commands.
 
     Args:
-        job: the command.
         inputs: directory made by `make_inputs`.
-        golden: the result of the command that nobody killed.
-        seconds: the time that this took.
-        seed: number of the chain.
-        most: kills.
+        stem: the process that is forked for most starts.
     """
-    random_number = random.Random(f"{job.name} {seed}")
-    at = inputs.parent / f"chain-{os.getpid()}"
-    shutil.rmtree(at, ignore_errors=True)
-    shutil.copytree(inputs, at, symlinks=True)
-    outcome, marks, processes, newest = Outcome(job.name, seed), [], set[int](), -1
-    began = time.monotonic()
-    for number in range(most + 1):
-        marks.append(uuid.uuid4().hex)
-        process = start(job.command, at, marks[-1])
-        last = number == most
-        # A quarter of the kills comes while the interpreter starts and imports.
-        limit = 1.5 if random_number.random() < 0.25 else 1.05 * seconds
-        wait = 40 * seconds + 120 if last else random_number.uniform(0.0, limit)
-        whole_group = random_number.random() < 0.4
-        try:
-            code = process.wait(wait)
-        except subprocess.TimeoutExpired:
-            processes |= set(alive(marks[-1]))
-            (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
-            process.wait()
-            if last:
-                outcome.stuck.append(f"start {number} did not end in {wait:.0f} s")
-                os.killpg(process.pid, signal.SIGKILL)
-                break
-            outcome.kills += 1
-            if job.result is not None and (at / "out/checkpoints").is_dir():
-                good = CheckpointStore(at / "out/checkpoints").newest_good()
-                step = int(good.name.rpartition("-")[2]) if good else -1
-                if step < newest and job.name != "plan":
-                    outcome.lost.append(f"checkpoint {newest} became {step} at kill {number}")
-                newest = step
-            continue
-        if code != 0:
-            said = (at / "log").read_text(encoding="utf-8", errors="replace")[-600:]
-            outcome.stuck.append(f"start {number} ended with {code}: {said}")
-            break
-        if not last:  # it was done before its kill: the next start has to take that, too
-            continue
-    if not outcome.stuck:
-        outcome.orphans = list(_left_behind(at, marks, processes))
-        if job.result is not None and json.loads(json.dumps(job.result(at))) != golden:
-            outcome.lost.append("the result differs from that of a command that was not killed")
-    outcome.seconds = time.monotonic() - began
-    if outcome.stuck or outcome.lost or outcome.orphans:
-        shutil.copytree(at, inputs.parent / f"failed-{job.name.replace(' ', '_')}-{seed}",
-            symlinks=True, dirs_exist_ok=True)  # fmt: skip
-    shutil.rmtree(at, ignore_errors=True)
-    return outcome
+
+    def __init__(self, inputs: Path, stem: Stem) -> None:
+        self.inputs, self.stem = inputs, stem
+
+    def _fresh(self, name: str) -> Path:
+        at = self.inputs.parent / f"{name}-{os.getpid()}"
+        shutil.rmtree(at, ignore_errors=True)
+        shutil.copytree(self.inputs, at, symlinks=True)
+        return at
+
+    def golden(self, job: Job) -> Golden:
+        """Run a command that nobody kills, with an interpreter of its own and forked."""
+        results, seconds = [], []
+        for begin in (self.stem.start, start):
+            at = self._fresh("golden")
+            victim, used = begin(job.command, at, "golden"), 0.0
+            while (code := victim.wait(0.005)) is None:
+                used = max(used, processor_seconds(victim.pid))
+            said = (at / "log").read_text(encoding="utf-8", errors="replace")[-2000:]
+            assert code == 0, f"{job.name}: {said}"
+            results.append(json.loads(json.dumps(job.result(at) if job.result else None)))
+            seconds.append(used)
+            shutil.rmtree(at)
+        assert results[0] == results[1], f"{job.name}: a fork has another result"
+        return Golden(results[0], *seconds)
+
+    def run_chain(self, job: Job, golden: Golden, seed: int, most: int) -> Outcome:
+        """Kill a command up to `most` times at random times, then let it end.
+
+        Args:
+            job: the command.
+            golden: what it makes if nobody kills it.
+            seed: number of the chain.
+            most: kills.
+        """
+        at, began = self._fresh("chain"), time.monotonic()
+        outcome = Outcome(job.name, seed)
+        self._kill(job, golden, at, random.Random(f"{job.name} {seed}"), most, outcome)
+        if job.result is not None and not outcome.stuck:
+            try:
+                result = json.loads(json.dumps(job.result(at)))
+            except (AssertionError, ValueError, OSError) as error:
+                outcome.lost.append(f"the result cannot be read: {error}")
+            else:
+                if result != golden.result:
+                    outcome.lost.append("the result differs from that without kills")
+        outcome.seconds = time.monotonic() - began
+        if outcome.stuck or outcome.lost or outcome.orphans:
+            kept = self.inputs.parent / f"failed-{job.name.replace(' ', '_')}-{seed}"
+            shutil.copytree(at, kept, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(at, ignore_errors=True)
+        return outcome
+
+    def _kill(
+        self, job: Job, golden: Golden, at: Path, draw: random.Random, most: int, outcome: Outcome
+    ) -> None:
+        marks, sessions, processes, newest = set[str](), set[int](), set[int](), -1
+        for number in range(most):
+            is_new = draw.random() < _NEW_INTERPRETERS
+            whole = golden.started if is_new else golden.forked
+            imports = is_new and draw.random() < 0.5
+            limit = golden.started - golden.forked if imports else 1.05 * whole
+            moment, group = draw.uniform(0.0, limit), draw.random() < 0.4
+            mark = uuid.uuid4().hex
+            victim = (start if is_new else self.stem.start)(job.command, at, mark)
+            marks.add(mark)
+            sessions.add(victim.pid)
+            code = _wait_for(victim, moment)
+            if code is None:  # what does not use the processor has its moments, too
+                code = victim.wait(draw.uniform(0.0, 0.03))
+            if code is None:
+                processes |= set(alive({mark}, {victim.pid}))
+                victim.kill(group=group)
+                assert victim.wait(_PATIENCE) is not None
+                outcome.kills.append(("start" if is_new else "fork", group, moment / whole))
+                newest = _not_before(newest, job, at, outcome)
+            elif code != 0:  # one that was done before its kill is started again all the same
+                outcome.stuck.append(f"start {number} ended with {code}: {_said(at)}")
+                return
+        mark = uuid.uuid4().hex
+        victim = self.stem.start(job.command, at, mark)
+        code = victim.wait(_PATIENCE)
+        if code is None:
+            outcome.stuck.append(f"the last start did not end in {_PATIENCE:.0f} s: {_said(at)}")
+            victim.kill(group=True)
+        elif code != 0:
+            outcome.stuck.append(f"the last start ended with {code}: {_said(at)}")
+        outcome.orphans = [
+            *_left_behind(at, marks | {mark}, sessions | {victim.pid}),
+            *_memory_left(processes),
+        ]
 
 
-def golden_result(job: Job, inputs: Path) -> tuple[Any, float]:
-    """Run a command that nobody kills; return its result and the seconds it took.
+def _said(at: Path) -> str:
+    return (at / "log").read_text(encoding="utf-8", errors="replace")[-600:]
 
-    The commands that refuse a finished directory get a new one for each start.
-    """
-    at = inputs.parent / "golden"
-    shutil.rmtree(at, ignore_errors=True)
-    shutil.copytree(inputs, at, symlinks=True)
-    began = time.monotonic()
-    code = start(job.command, at, "golden").wait(1200)
-    said = (at / "log").read_text(encoding="utf-8", errors="replace")[-2000:]
-    assert code == 0, f"{job.name}: {said}"
-    seconds = time.monotonic() - began
-    return json.loads(json.dumps(job.result(at) if job.result else None)), seconds
+
+def _not_before(newest: int, job: Job, at: Path, outcome: Outcome) -> int:
+    """Note when the newest good checkpoint is one before the newest of the kill before."""
+    if job.result is None or job.name == "plan" or not (at / "out/checkpoints").is_dir():
+        return newest
+    good = CheckpointStore(at / "out/checkpoints").newest_good()
+    step = int(good.name.rpartition("-")[2]) if good else -1
+    if step < newest:
+        outcome.lost.append(f"checkpoint {newest} became {step} at kill {len(outcome.kills)}")
+    return step

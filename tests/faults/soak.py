@@ -22,6 +22,7 @@ from tests.faults import kills
 from tests.faults.flips import Flips
 from tests.faults.fuzz import readers, try_file
 from tests.faults.isolated import run_isolated
+from tests.faults.victims import Stem
 
 _CHAIN = 5
 InTime = Callable[[], bool]
@@ -46,38 +47,54 @@ def soak_kills(out: Path, count: int, seed: int, *, in_time: InTime) -> None:
         kills.make_inputs(inputs)
         (inputs / "done").touch()
     before = [line for line in _lines(path) if line["seed"] == seed]
-    total, done = sum(line["kills"] for line in before), {line["chain"] for line in before}
+    total, done = sum(len(line["kills"]) for line in before), {line["chain"] for line in before}
     stored = out / "golden.json"
-    golden: dict[str, tuple[Any, float]] = (
-        json.loads(stored.read_text()) if stored.is_file() else {}
-    )
+    golden = {name: kills.Golden(**facts) for name, facts in _stored(stored).items()}
     todo = (number for number in range(10 * count) if number not in done)
     jobs = kills.jobs()
-    while total < count and in_time():
-        chain = next(todo)
-        job = jobs[chain % len(jobs)]
-        if job.name not in golden:
-            golden[job.name] = kills.golden_result(job, inputs)
-            stored.write_text(json.dumps(golden), encoding="utf-8")
-        most = min(_CHAIN, count - total)
-        outcome = kills.run_chain(job, inputs, *golden[job.name], seed * 1_000_003 + chain, most)
-        total += outcome.kills
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**asdict(outcome), "chain": chain, "seed": seed}) + "\n")
+    if total >= count:
+        return
+    with Stem() as stem:
+        killer = kills.Killer(inputs, stem)
+        while total < count and in_time():
+            chain = next(todo)
+            job = jobs[chain % len(jobs)]
+            if job.name not in golden:
+                golden[job.name] = killer.golden(job)
+                facts = {name: asdict(one) for name, one in golden.items()}
+                stored.write_text(json.dumps(facts), encoding="utf-8")
+            most = min(_CHAIN, count - total)
+            outcome = killer.run_chain(job, golden[job.name], seed * 1_000_003 + chain, most)
+            total += len(outcome.kills)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**asdict(outcome), "chain": chain, "seed": seed}) + "\n")
 
 
-def kills_table(lines: list[dict[str, Any]]) -> Iterator[tuple[str, int, int, int, int]]:
-    """Sum kills, lost, stuck and orphans of each command, and of all."""
+def _stored(path: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return facts
+
+
+def kills_table(lines: list[dict[str, Any]]) -> Iterator[tuple[str, int, int, int, int, int]]:
+    """Sum kills, those of new interpreters, lost, stuck and orphans of each command, and of all."""
     sums: dict[str, Counter[str]] = {}
     for line in lines:
         for name in (line["job"], "all"):
             counts = sums.setdefault(name, Counter())
-            counts["kills"] += line["kills"]
+            counts["kills"] += len(line["kills"])
+            counts["new"] += sum(how == "start" for how, _, _ in line["kills"])
             for kind in ("lost", "stuck", "orphans"):
                 counts[kind] += bool(line[kind])
     for name in sorted(sums, key=lambda name: (name == "all", name)):
         c = sums[name]
-        yield name, c["kills"], c["lost"], c["stuck"], c["orphans"]
+        yield name, c["kills"], c["new"], c["lost"], c["stuck"], c["orphans"]
+
+
+def moments(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Count kills by fifths of the time of a command that nobody kills, and kills of groups."""
+    found = [kill for line in lines for kill in line["kills"]]
+    fifths = [sum(min(4, int(5 * at)) == fifth for _, _, at in found) for fifth in range(5)]
+    return {"fifths": fifths, "groups": sum(group for _, group, _ in found)}
 
 
 def make_run(root: Path) -> Path:
@@ -108,16 +125,17 @@ def make_run(root: Path) -> Path:
 def soak_flips(out: Path, count: int, seed: int, *, in_time: InTime) -> None:
     """Flip bits until there were `count`."""
     good, path = out / "flips" / "good", out / f"flips-{seed}.jsonl"
+    done = {line["number"] for line in _lines(path)}
+    todo = [number for number in range(count) if number not in done]
+    if not todo:
+        return
     if not (good / "run").is_dir():
         making = out / "flips" / "making"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
         make_run(making)
         making.rename(good)
-    done = {line["number"] for line in _lines(path)}
-    todo = [number for number in range(count) if number not in done]
-    if todo:
-        run_isolated(Flips(good, out / "flips" / "copy", seed), todo, path, in_time)
+    run_isolated(Flips(good, out / "flips" / "copy", seed), todo, path, in_time)
 
 
 def soak_files(out: Path, count: int, seed: int, *, in_time: InTime) -> None:
@@ -151,6 +169,7 @@ def summary(out: Path, seed: int) -> dict[str, Any]:
     faults += [line for line in killed if line["lost"] or line["stuck"] or line["orphans"]]
     return {
         "kills": list(kills_table(killed)),
+        "moments": moments(killed),
         "flips": outcomes(flipped, "file"),
         "files": outcomes(read, "reader"),
         "faults": faults,
@@ -178,7 +197,7 @@ def main() -> None:
     soak_kills(out, given.kills, given.seed, in_time=in_time)
     facts = summary(out, given.seed)
     (out / "soak.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    print("command | kills | lost | stuck | orphans")
+    print("command | kills | new interpreters | lost | stuck | orphans")
     for row in facts["kills"]:
         print(*row, sep=" | ")
     for name in ("flips", "files"):

@@ -2,13 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mezzotint.train import checkpoint
-from tests.faults import flips, fuzz, isolated, kills, soak
+from tests.faults import flips, fuzz, isolated, kills, soak, victims
 
 
 def in_time() -> bool:
@@ -105,10 +106,32 @@ def test_a_kill_is_survived_and_a_lost_result_is_noticed(tmp_path: Path) -> None
     inputs = tmp_path / "inputs"
     kills.make_photos(inputs)
     job = next(job for job in kills.jobs() if job.name == "pretrain, workers")
-    golden, seconds = kills.golden_result(job, inputs)
-    outcome = kills.run_chain(job, inputs, golden, seconds, 3, 1)
-    assert not outcome.lost + outcome.stuck + outcome.orphans
-    assert kills.run_chain(job, inputs, "another", seconds, 4, 0).lost
+    with victims.Stem() as stem:
+        killer = kills.Killer(inputs, stem)
+        golden = killer.golden(job)
+        outcome = killer.run_chain(job, golden, 3, 3)
+        assert len(outcome.kills) == 3
+        assert not outcome.lost + outcome.stuck + outcome.orphans
+        assert killer.run_chain(job, replace(golden, result="another"), 4, 0).lost
+
+
+@pytest.mark.slow
+def test_forked_and_new_victims_are_alike_and_die_alike(tmp_path: Path) -> None:
+    command = ["recipes", "image/folder_simclr"]
+    said = []
+    with victims.Stem() as stem:
+        for begin in (stem.start, victims.start):
+            victim = begin(command, tmp_path, "one")
+            assert os.getsid(victim.pid) in (victim.pid, os.getsid(0))  # it may not be so far yet
+            assert victim.wait(60) == 0
+            said.append((tmp_path / "log").read_text(encoding="utf-8"))
+            assert begin(["recipes", "no/such"], tmp_path, "two").wait(60) == 2
+            victim = begin(command, tmp_path, "three")
+            assert victim.pid in kills.alive({"three"}, {victim.pid})
+            victim.kill(group=True)
+            assert victim.wait(60) == -9
+            assert not kills.alive({"three"}, {victim.pid})
+    assert said[0] == said[1] and "folder_simclr" in said[0]
 
 
 @pytest.mark.soak
