@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from mezzotint.files import (
     read_json,
     replacing,
+    replacing_folder,
     require_seal,
     seal,
     shown,
@@ -184,6 +185,35 @@ def test_damaged_seals_are_refused_with_the_remedy(tmp_path: Path) -> None:
         require_seal(tmp_path / "recipe.yaml")
 
 
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "exports" / "onnx"
+    for text in ("old", "new"):
+        (tmp_path / "exports").mkdir(exist_ok=True)
+        (tmp_path / "exports/.tmp-999999-packed").mkdir()  # of a process that was killed
+        with replacing_folder(target) as folder:
+            (folder / "data").mkdir()
+            (folder / "data" / text).write_text(text)
+        assert [p.name for p in (tmp_path / "exports").iterdir()] == ["onnx"]
+        assert [p.name for p in target.rglob("*")] == ["data", text]
+    with pytest.raises(ValueError, match="stop"), replacing_folder(target) as folder:
+        (folder / "bad").touch()
+        raise ValueError("stop")
+    rename = os.rename
+
+    def fail(source: Path, to: Path) -> None:
+        if to == target and not source.name.endswith("old-onnx"):
+            raise OSError("no")
+        rename(source, to)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(OSError, match="no"), replacing_folder(target) as folder:
+        (folder / "bad").touch()
+    assert [p.name for p in (tmp_path / "exports").iterdir()] == ["onnx"]
+    assert [p.name for p in target.rglob("*")] == ["data", "new"]
+
+
 def test_temporary_files_of_dead_processes_are_swept(tmp_path: Path) -> None:
     (tmp_path / "maps").mkdir()
     dead = [tmp_path / ".tmp-999999-a.json", tmp_path / "maps" / ".tmp-999999-b.npz"]
@@ -193,5 +223,9 @@ def test_temporary_files_of_dead_processes_are_swept(tmp_path: Path) -> None:
     for path in (*dead, recycled, own, tmp_path / ".tmp-notes"):
         path.write_text("")
     os.utime(recycled, (0, 0))
-    assert sorted(sweep(tmp_path)) == sorted([*dead, recycled])
+    folder = tmp_path / "maps" / ".tmp-999999-onnx"
+    (folder / ".tmp-999999-inside").mkdir(parents=True)
+    (folder / "model.onnx").write_text("half")
+    assert sorted(sweep(tmp_path, recursive=False)) == sorted([dead[0], recycled])
+    assert sorted(sweep(tmp_path)) == sorted([dead[1], folder])
     assert own.exists() and (tmp_path / ".tmp-notes").exists()

@@ -94,17 +94,51 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(folder: Path) -> list[Path]:
-    """Remove temporary files that killed processes left in a folder and its subfolders.
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `target`, which replaces it unless writing fails.
+
+    Its content is on disk before its name is. What killed processes left there is removed first.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target.parent, recursive=False)
+    temporary, old = (
+        target.with_name(f".tmp-{os.getpid()}-{part}{target.name}") for part in ("", "old-")
+    )
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            flush(path)
+        if target.exists():
+            os.rename(target, old)  # a folder cannot replace one that has files
+        os.rename(temporary, target)
+        flush(target.parent)
+    finally:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def sweep(folder: Path, *, recursive: bool = True) -> list[Path]:
+    """Remove temporary files and folders that killed processes left in a folder.
+
+    Args:
+        folder: to look into.
+        recursive: look into its subfolders too.
 
     Returns:
-        The removed files.
+        What was removed.
     """
     removed = []
-    for path in folder.rglob(".tmp-*"):
+    for path in list((folder.rglob if recursive else folder.glob)(".tmp-*")):
         match = _TEMPORARY.match(path.name)
-        if match and path.is_file() and not is_owner_alive(int(match[1]), path):
-            path.unlink(missing_ok=True)
+        if match and os.path.lexists(path) and not is_owner_alive(int(match[1]), path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed.append(path)
     return removed
 

@@ -15,6 +15,7 @@ from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.recipe import reading as reading_module
 from mezzotint.recipe.reading import parse_yaml
 from mezzotint.recipe.recipe import Recipe, read_plan
+from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.loop import pretrain
 
 QUICK = ["evaluate.probes=[knn]", "evaluate.seeds=1", "evaluate.baselines=false"]
@@ -36,6 +37,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run.log.knn_epochs=0", "run.loader.workers=0",
     ]  # fmt: skip
     return pretrain(Recipe.load("image/folder_simclr", overrides), folder / "run", progress="quiet")
+
+
+def test_a_run_goes_on_with_the_words_that_started_it(run: Path, tmp_path: Path) -> None:
+    images = str(run.parent / "images")
+    plan = training._resumed_plan(run, [images, "run.log.every_steps=3"])
+    assert plan.phases[-1].config["data"]["root"] == images
+    assert plan.phases[-1].config["run"]["log"]["every_steps"] == 3
+    assert training._resumed_plan(run, [str(run)]).phases == training._resumed_plan(run, []).phases
+    with pytest.raises(RecipeError, match="is not a run of the data"):
+        training._resumed_plan(run, [str(tmp_path)])
+    with pytest.raises(RecipeError, match="must stay"):
+        training._resumed_plan(run, ["image/emoji_simclr"])
+    with pytest.raises(RecipeError, match="`run.epochs` must stay 1"):
+        training._resumed_plan(run, [images, "run.epochs=2"])
 
 
 def evaluate(*arguments: str | Path) -> Result:

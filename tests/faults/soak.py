@@ -24,7 +24,7 @@ from tests.faults.fuzz import readers, try_file
 from tests.faults.isolated import run_isolated
 from tests.faults.victims import Stem
 
-_CHAIN = 5
+_CHAIN = 8
 InTime = Callable[[], bool]
 
 

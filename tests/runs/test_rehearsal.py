@@ -45,6 +45,8 @@ def test_resumed_steps_are_equal_and_a_changed_last_bit_is_small(tmp_path: Path)
     assert noise["hashes"] != base["hashes"]
     assert noise["losses"] == pytest.approx(base["losses"], rel=1e-3)
     assert compare(base, base, noise)[0]
+    moved = abs(run(tmp_path, "round")["losses"][0] - base["losses"][0])
+    assert 10 * abs(noise["losses"][0] - base["losses"][0]) < moved < 0.05
     assert (tmp_path / "train" / "run" / "encoder" / "encoder.json").is_file()
 
 

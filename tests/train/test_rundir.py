@@ -149,6 +149,7 @@ def test_overwrite_removes_links_and_not_what_they_point_to(tmp_path: Path) -> N
         ("thesis", {}, "and .*run has 'thesis.txt'"),
         ("thesis", {"overwrite": True}, "removes only runs, and .*run is not a run"),
         ("thesis", {"resume": True}, "needs a run with checkpoints, and .*run has none"),
+        ("link", {}, "run is a link to .*gone, which does not exist. Choose another --out"),
     ],
 )
 def test_directories_that_cannot_be_used(
@@ -157,6 +158,8 @@ def test_directories_that_cannot_be_used(
     out = tmp_path / "run"
     if content == "file":
         out.write_text("")
+    elif content == "link":
+        out.symlink_to(tmp_path / "gone")
     else:
         out.mkdir()
         (out / "thesis.txt").write_text("years of work")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,7 +87,7 @@ def pretrain(
     debug: Debug = False,
 ) -> None:
     """Pretrain an encoder, evaluate it, and write its report."""
-    from mezzotint.recipe.recipe import read_continued_plan, read_plan, read_resumed_plan
+    from mezzotint.recipe.recipe import read_continued_plan, read_plan
 
     fitted, options, trial_s = None, dict[str, Any](), 0.0
     if slurm:
@@ -105,7 +106,7 @@ def pretrain(
         plan, resume, left = read_continued_plan(out, *recipe_of(arguments))
         name, overwrite = recipe_of(arguments)[0], left or (overwrite and not resume)
     elif resume:
-        name, plan = str(out), read_resumed_plan(Path(str(out)), list(arguments or ()))
+        name, plan = str(out), _resumed_plan(Path(str(out)), list(arguments or ()))
     else:
         name, overrides = recipe_of(arguments)
         overrides, trial_s, minutes = _trials(overrides, minutes, slurm=slurm)
@@ -210,6 +211,37 @@ def _check_resume(out: Path | None, minutes: float | None) -> None:
             "--minutes chooses the epochs of a new run, and --resume keeps those of its recipe. "
             "Leave one of them out."
         )
+
+
+def _resumed_plan(out: Path, arguments: list[str]) -> "Plan":
+    """Read the recipe of a run that goes on, whose name or data may be given again.
+
+    Raises:
+        RecipeError: for another recipe or other data than those of the run.
+    """
+    from mezzotint.recipe.recipe import read_continued_plan, read_resumed_plan
+
+    if not arguments or "=" in arguments[0]:
+        return read_resumed_plan(out, arguments)
+    name, overrides = recipe_of(arguments)
+    plan = read_resumed_plan(out, overrides)
+    if not is_data_path(name):
+        return read_continued_plan(out, name, overrides)[0]
+    if not any(_reads(phase.config["data"], Path(name)) for phase in plan.phases):
+        raise RecipeError(
+            f"`{out}` is not a run of the data `{name}`. Leave the path out, or choose another "
+            "--out."
+        )
+    return plan
+
+
+def _reads(data: Mapping[str, Any], path: Path) -> bool:
+    """Whether a source has a path among its keys."""
+    return any(
+        _reads(value, path) if isinstance(value, Mapping)
+        else isinstance(value, str) and Path(value).resolve() == path.resolve()
+        for value in data.values()
+    )  # fmt: skip
 
 
 def _trials(

@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +13,7 @@ from mezzotint.evaluation.measurement import Measurement
 from mezzotint.export.artifacts import FORMATS, OPENVINO, Format
 from mezzotint.export.request import Request, Runtime
 from mezzotint.export.verify import VerificationError, verify
-from mezzotint.files import seal, write_json
+from mezzotint.files import replacing_folder, seal, write_json
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.onnx.qdq import make_observer
 from mezzotint.recipe.schema import nearest
@@ -82,7 +79,7 @@ def export(
     encoder = load_encoder(folder)
     source, workers = data_of(folder, encoder, data, overrides)
     name = f"{'openvino' if runtime == 'openvino' else format}-{bits}"
-    with _replacing_folder(folder / "exports" / name) as temporary:
+    with replacing_folder(folder / "exports" / name) as temporary:
         request = Request(
             Measurement(encoder, source, Reading(workers=workers)),
             temporary,
@@ -193,20 +190,6 @@ def _check_options(format: str, group: int | None, policy: str | None, reestimat
         )
     if group is not None and group < 1:
         raise ValueError(f"`--group` must be at least 1, got {group}. Try 64.")
-
-
-@contextmanager
-def _replacing_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary directory that replaces `target` at the end; a failure removes it."""
-    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _describe_weights(folder: Path) -> Mapping[str, Any]:

@@ -2,7 +2,8 @@
 
 Each check trains a few steps in a process of its own (`runs.rehearsal`) and compares them with the
 same steps as the recipe writes them. Where sums are taken in another order, results may differ by
-rounding; how much this may be is measured, by a rehearsal with the last bit of the weights changed.
+rounding; how much this may be is measured, by a rehearsal with the last bit of the weights changed,
+and for half precision by one with the weights rounded to bf16.
 """
 
 import copy
@@ -33,7 +34,13 @@ NOISE_FACTOR = 10.0
 CHAOS = 1e-3
 """Steps after one in which the last bit of the weights moves more than this are not compared: their
 losses follow from rounding, and one change of the last bit does not show how far they may go."""
-BF16_DRIFT = 0.05
+HALF_ROUNDING = {"first": 0.01, "later": 0.05}
+"""Drifts of the loss in bf16 or fp16 that are always allowed, relative above 1: of the first step,
+whose weights are the same, and of later ones. In fourteen runs, in batches of 16 to 128, the first
+step drifted by up to 0.0044; by 0.015 where its targets are codes, which rounding turns over."""
+HALF_CHAOS = 1e-2
+"""Alike `CHAOS`, after the weights were rounded to bf16 once: in small batches and at high rates
+their rounding alone soon moves the loss by more than a fault would."""
 _LIMIT_S = 900.0
 
 
@@ -231,11 +238,40 @@ def _compiled(runs: Rehearsals) -> tuple[bool, str, str]:
 
 def _precision(runs: Rehearsals) -> tuple[bool, str, str]:
     written = runs.config["run"]["compute"]["precision"]
-    other = runs.run("precision", compute__precision="bf16" if written == "fp32" else "fp32")
-    count = _comparable(runs.base, runs.noise)
-    worst = max(map(_difference, other["losses"][:count], runs.base["losses"][:count]))
-    some = _of(count, len(runs.base["losses"]))
-    return worst <= BF16_DRIFT, f"the loss drifts by {worst:.1e}{some}", f"{BF16_DRIFT:g}"
+    half = "bf16" if written == "fp32" else "fp32"
+    other = runs.run("precision", compute__precision=half)
+    rounded = runs.run("rounded", action="round", compute__precision="fp32")
+    full = runs.base if written == "fp32" else other
+    return compare_precision(
+        other["losses"], runs.base["losses"], rounded["losses"], full["losses"]
+    )
+
+
+def compare_precision(
+    found: Sequence[float], base: Sequence[float], rounded: Sequence[float], full: Sequence[float]
+) -> tuple[bool, str, str]:
+    """Compare the losses of two precisions, step by step, with what rounding of weights does.
+
+    Args:
+        found: losses in the other precision.
+        base: losses as the recipe writes them.
+        rounded: losses in fp32, after the weights were rounded to bf16.
+        full: losses in fp32.
+
+    Returns:
+        Whether they agree, and the drift and the tolerance where they are furthest apart.
+    """
+    worst, allowed, ratio, moved, steps = 0.0, 0.0, -1.0, 0.0, 0
+    for one, other, near, exact in zip(found, base, rounded, full, strict=True):
+        moved = max(moved, _difference(near, exact))
+        limit = max(HALF_ROUNDING["later" if steps else "first"], NOISE_FACTOR * moved)
+        drift = _difference(one, other)
+        steps += 1
+        if drift / limit > ratio:
+            ratio, worst, allowed = drift / limit, drift, limit
+        if moved > HALF_CHAOS:
+            break
+    return ratio <= 1.0, f"the loss drifts by {worst:.1e}{_of(steps, len(base))}", f"{allowed:.1e}"
 
 
 def _workers(runs: Rehearsals) -> tuple[bool, str, str]:
@@ -270,7 +306,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "micro_batches": ("two micro-batches train as one batch", _micro_batches),
     "resumed": ("a resumed run is the uninterrupted one", _resumed),
     "compiled": ("the compiled method trains as the eager one", _compiled),
-    "precision": ("bf16 and fp32 stay together", _precision),
+    "precision": ("half and full precision train alike", _precision),
     "workers": ("the number of workers does not matter", _workers),
     "exported": ("the exported encoder is the trained one", _exported),
     "nan": ("a step with a NaN loss leaves nothing behind", _nan),

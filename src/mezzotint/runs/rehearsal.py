@@ -37,7 +37,7 @@ def rehearse(spec: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     Args:
         spec: `steps`; `out`, a directory; and `action`: `train`; `resume` from the checkpoint that
             the rehearsal `source` left in its middle; `perturb` the last bit of every weight
-            first; or `nan`, a NaN loss in the second step.
+            first; `round` every weight to bf16 first; or `nan`, a NaN loss in the second step.
         recipe: that is trained.
 
     Returns:
@@ -53,6 +53,8 @@ def rehearse(spec: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
         start, _ = trainer.state.restore(CheckpointStore(Path(spec["source"]) / "checkpoints"))
     elif action == "perturb":
         _perturb(trainer.method)
+    elif action == "round":
+        _round(trainer.method)
     losses, norms, changed = [], [], list[str]()
     stream = trainer.batches_from(start, StopFlag())
     for step in range(start, last):
@@ -94,6 +96,12 @@ def _perturb(method: torch.nn.Module) -> None:
         draws = Draws(torch.arange(parameter.numel()), index)
         signs = draws.integers("sign", low=-1, high=2).view(parameter.shape)
         parameter.mul_(1.0 + _LAST_BIT * signs.to(parameter.device))
+
+
+@torch.no_grad()
+def _round(method: torch.nn.Module) -> None:
+    for parameter in method.parameters():
+        parameter.copy_(parameter.bfloat16())
 
 
 def _hashes(trainer: Trainer) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 A checkpoint is a directory of safetensors, JSON and a manifest with the size and SHA-256 of every
 file. It is written under a temporary name next to the others, flushed, read back and hashed, and
-only then renamed; older ones are removed after that. There is no pointer file: the newest directory
-whose manifest is correct is the latest checkpoint. Nothing is pickled.
+only then renamed; older ones are removed after that. While the disk flushes a file, the next one is
+written, and those before are read back. There is no pointer file: the newest directory whose
+manifest is correct is the latest checkpoint. Nothing is pickled.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import shutil
 import struct
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +79,15 @@ class CheckpointStore:
             self.root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            self._write_all(temporary, step, model, optimizer, state)
-            verify(temporary)
+            # Threads, because hashing, writing and flushing let the interpreter go.
+            with ThreadPoolExecutor(1) as checking, ThreadPoolExecutor(1) as flushing:
+                superfluous = checking.submit(self._superfluous, target)
+                flushed = self._write_all(temporary, flushing, step, model, optimizer, state)
+                verify(temporary)
+                for written in flushed:
+                    written.result()
+                flush(temporary)
+                to_remove = superfluous.result()
             faults.point("checkpoint.before_rename", step)
             if target.exists():
                 shutil.rmtree(target)
@@ -88,14 +97,21 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             raise self._explained(error, size_of(model, optimizer)) from error
         faults.point("checkpoint.after_rename", step)
-        self._remove_old(just_saved=target)
+        _remove(to_remove)
         faults.point("checkpoint.after_retention", step)
         return target
 
     def _write_all(
-        self, folder: Path, step: int, model: Tensors, optimizer: Tensors, state: Mapping[str, Any]
-    ) -> None:
-        files = {}
+        self,
+        folder: Path,
+        flushing: Executor,
+        step: int,
+        model: Tensors,
+        optimizer: Tensors,
+        state: Mapping[str, Any],
+    ) -> list[Future[None]]:
+        """Write all files; each is on disk when its future is done."""
+        files, flushed = {}, []
         contents = {
             "model.safetensors": _safetensors(model),
             "optimizer.safetensors": _safetensors(optimizer),
@@ -103,12 +119,14 @@ class CheckpointStore:
         }
         for name, content in contents.items():
             files[name] = _write(folder / name, content)
+            flushed.append(flushing.submit(flush, folder / name))
             faults.point(f"checkpoint.after_{name.partition('.')[0]}", step)
         manifest = {"format": FORMAT, "step": step, "files": files}
         manifest["sha256"] = _digest_of(manifest)
         _write(folder / "manifest.json", [json.dumps(manifest, indent=1).encode()])
-        flush(folder)
+        flushed.append(flushing.submit(flush, folder / "manifest.json"))
         faults.point("checkpoint.after_manifest", step)
+        return flushed
 
     def _explained(self, error: OSError, need: int) -> OSError:
         """Say why a save failed, and whether there is a checkpoint to go on from."""
@@ -123,20 +141,17 @@ class CheckpointStore:
             "space.",
         )
 
-    def _remove_old(self, just_saved: Path) -> None:
-        good = 1
+    def _superfluous(self, saving: Path) -> list[Path]:
+        """Find the checkpoints that may go once another one is saved."""
+        good, found = 1, []
         for folder in reversed(self.found()):
-            if folder == just_saved:
+            if folder == saving:
                 continue
             if good < self.keep:
                 good += _is_good(folder)  # a damaged one does not count, and stays to be looked at
-                continue
-            try:
-                shutil.rmtree(folder)
-            except OSError as error:
-                warnings.warn(
-                    f"The old checkpoint {folder} could not be removed: {error}", stacklevel=2
-                )
+            else:
+                found.append(folder)
+        return found
 
     def found(self) -> list[Path]:
         """List all checkpoint directories, oldest first, good or not."""
@@ -250,6 +265,16 @@ def size_of(model: Tensors, optimizer: Tensors) -> int:
     return sum(t.numel() * t.element_size() for part in (model, optimizer) for t in part.values())
 
 
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            warnings.warn(
+                f"The old checkpoint {folder} could not be removed: {error}", stacklevel=3
+            )
+
+
 def _is_good(folder: Path) -> bool:
     try:
         verify(folder)
@@ -285,7 +310,7 @@ def _safetensors(tensors: Tensors) -> Iterator[bytes | memoryview]:
 
 
 def _write(path: Path, content: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Write a file and wait until it is on disk; return its size and SHA-256."""
+    """Write a file, which may not be on disk yet; return its size and SHA-256."""
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
         for part in content:
@@ -295,8 +320,6 @@ def _write(path: Path, content: Iterable[bytes | memoryview]) -> dict[str, Any]:
                 file.write(chunk)
                 digest.update(chunk)
             size += len(whole)
-        file.flush()
-        os.fsync(file.fileno())
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 

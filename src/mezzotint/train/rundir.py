@@ -54,6 +54,11 @@ def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
         RunDirectoryInUse: when it is not empty, without `resume` or `overwrite`, or when it has
             files that no run made.
     """
+    if out.is_symlink() and not out.exists():
+        raise RunDirectoryInUse(
+            f"--out {out} is a link to {out.readlink()}, which does not exist. Choose another "
+            "--out."
+        )
     if out.exists() and not out.is_dir():
         raise RunDirectoryInUse(
             f"--out must be a new or empty directory, and {out} is a file. Choose another --out."

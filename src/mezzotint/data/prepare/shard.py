@@ -6,11 +6,9 @@ encoder is trained and evaluated on shards as on the folder. OUT appears whole o
 """
 
 import os
-import shutil
 import tarfile
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +25,7 @@ from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.image_tags import ImageTags
 from mezzotint.data.listing.sharded import Sharded
 from mezzotint.data.source import Source
-from mezzotint.files import flush, is_owner_alive
+from mezzotint.files import replacing_folder
 from mezzotint.seeding import sample_order
 from mezzotint.types import Unreadable
 
@@ -82,7 +80,8 @@ def shard(source: Source, out: str | Path, *, samples: int = 10_000) -> WrittenS
     whole, split = source.everything()
     labels, classes = source.named_labels()
     done = WrittenShards(classes=list(classes))
-    with _new_folder(Path(out)) as folder:
+    _require_new(Path(out))
+    with replacing_folder(Path(out)) as folder:
         rows = _ordered(whole, split)
         kept, columns = _write(whole, rows, labels, folder, samples, done)
         if not len(kept):
@@ -114,28 +113,9 @@ def _require_files(source: Source) -> None:
         )
 
 
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `out` unless writing fails."""
+def _require_new(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"`{out}` must be a new or empty folder, and it is not. Choose another.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f".tmp-*-{out.name}"):
-        owner = left.name.split("-")[1]
-        if left.is_dir() and owner.isdecimal() and not is_owner_alive(int(owner), left):
-            shutil.rmtree(left)
-    temporary = out.with_name(f".tmp-{os.getpid()}-{out.name}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for path in sorted(temporary.rglob("*")):
-            flush(path)
-        if out.is_dir():
-            out.rmdir()
-        os.rename(temporary, out)
-        flush(out.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _ordered(source: Source, split: npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
