@@ -1,10 +1,14 @@
 """Workers that are signalled, stuck, killed or out of shared memory."""
 
+import atexit
+import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -70,6 +74,33 @@ def test_a_signal_to_the_process_group_does_not_stop_a_worker(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     assert squares(Squares(str(int(number)), tmp_path / "marker")) == EXPECTED
+
+
+def test_one_signal_ends_a_worker_when_the_interpreter_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    before = set(multiprocessing.active_children())
+    items = read_in_workers(Squares(), workers=1)
+    next(items)
+    [worker] = set(multiprocessing.active_children()) - before
+    for act in at_exit:
+        act()
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 128 + signal.SIGTERM
+    items.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_a_reader_that_somebody_keeps_does_not_keep_the_interpreter() -> None:
+    code = (
+        "from mezzotint.workers import read_in_workers\n"
+        "kept = read_in_workers(range(100), workers=2)\n"
+        "next(kept)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=100, check=False).returncode == 0
 
 
 def test_an_item_that_takes_longer_than_a_poll_is_awaited(tmp_path: Path) -> None:

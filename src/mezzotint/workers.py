@@ -4,6 +4,7 @@ A signal to a process group (torchrun, scancel, systemd, docker, timeout, Ctrl-C
 workers too. They let the first one pass, so that the main process can finish its step and save.
 """
 
+import atexit
 import contextlib
 import ctypes
 import dataclasses
@@ -64,11 +65,15 @@ def read_in_workers(
     )
     with _child_signals_kept():
         iterator = iter(loader)
+    # An error may keep this generator until the interpreter ends its daemons by one signal each.
+    close = functools.partial(setattr, closing, "value", True)
+    atexit.register(close)
     try:
         while (item := _next(iterator, timeout_s, while_waiting)) is not _END:
             yield item.unpack() if isinstance(item, _Piped) else item
     finally:
-        closing.value = True  # the loader's own signal to a stuck worker is the last one
+        close()  # the loader's own signal to a stuck worker is the last one
+        atexit.unregister(close)
         del iterator
 
 

@@ -2,12 +2,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mezzotint.train import checkpoint
 from mezzotint.train.checkpoint import CheckpointCorrupt, CheckpointStore, load, verify
 
 MODEL = {"weight": torch.arange(12.0).view(3, 4), "count": torch.tensor(7)}
@@ -174,6 +176,26 @@ def test_a_full_disk_claims_no_checkpoint_that_is_not_there(
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="could not be saved in `.*/file/checkpoints` .Not a dir"):
         CheckpointStore(tmp_path / "file" / "checkpoints").save(1, MODEL, MOMENTS, {})
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "long"])
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json", "manifest.json"])
+def test_what_the_disk_changed_is_noticed_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+) -> None:
+    store, write = saved(tmp_path, 1), checkpoint._write
+
+    def wrong(path: Path, content: Any) -> None:
+        write(path, content)
+        if path.name == name:
+            data = bytearray(path.read_bytes())
+            data[-1] ^= damage == "flipped"
+            path.write_bytes(data[:-1] if damage == "short" else data + b"0" * (damage == "long"))
+
+    monkeypatch.setattr(checkpoint, "_write", wrong)
+    with pytest.raises(OSError, match=rf"`{name}` is .*`step-00000001` is kept. Check the disk"):
+        store.save(2, MODEL, MOMENTS, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
 def test_another_format_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Checkpoints that survive a killed save, a full disk or a flipped bit.
 
 A checkpoint is a directory of safetensors, JSON and a manifest with the size and SHA-256 of every
-file. It is written under a temporary name next to the others, flushed, read back and hashed, and
-only then renamed; older ones are removed after that. While the disk flushes a file, the next one is
-written, and those before are read back. There is no pointer file: the newest directory whose
-manifest is correct is the latest checkpoint. Nothing is pickled.
+file. It is written under a temporary name next to the others, flushed, read back, compared and
+hashed, and only then renamed; older ones are removed after that. While one file is flushed and read
+back, the next is written. There is no pointer file: the newest directory whose manifest is correct
+is the latest checkpoint. Nothing is pickled.
 """
 
+import errno
+import functools
 import hashlib
 import json
 import os
@@ -14,12 +16,13 @@ import re
 import shutil
 import struct
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -29,6 +32,7 @@ from mezzotint.files import flush
 from mezzotint.train import faults
 
 Tensors = Mapping[str, Tensor]
+_Content = Callable[[], Iterable[memoryview]]
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})$")
 _CHUNK = 1 << 20
@@ -79,14 +83,9 @@ class CheckpointStore:
             self.root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            # Threads, because hashing, writing and flushing let the interpreter go.
-            with ThreadPoolExecutor(1) as checking, ThreadPoolExecutor(1) as flushing:
-                superfluous = checking.submit(self._superfluous, target)
-                flushed = self._write_all(temporary, flushing, step, model, optimizer, state)
-                verify(temporary)
-                for written in flushed:
-                    written.result()
-                flush(temporary)
+            with ThreadPoolExecutor(3) as pool:
+                superfluous = pool.submit(self._superfluous, target)
+                _write_all(temporary, pool, step, model, optimizer, state)
                 to_remove = superfluous.result()
             faults.point("checkpoint.before_rename", step)
             if target.exists():
@@ -101,33 +100,6 @@ class CheckpointStore:
         faults.point("checkpoint.after_retention", step)
         return target
 
-    def _write_all(
-        self,
-        folder: Path,
-        flushing: Executor,
-        step: int,
-        model: Tensors,
-        optimizer: Tensors,
-        state: Mapping[str, Any],
-    ) -> list[Future[None]]:
-        """Write all files; each is on disk when its future is done."""
-        files, flushed = {}, []
-        contents = {
-            "model.safetensors": _safetensors(model),
-            "optimizer.safetensors": _safetensors(optimizer),
-            "state.json": [json.dumps({"step": step, **state}, indent=1).encode()],
-        }
-        for name, content in contents.items():
-            files[name] = _write(folder / name, content)
-            flushed.append(flushing.submit(flush, folder / name))
-            faults.point(f"checkpoint.after_{name.partition('.')[0]}", step)
-        manifest = {"format": FORMAT, "step": step, "files": files}
-        manifest["sha256"] = _digest_of(manifest)
-        _write(folder / "manifest.json", [json.dumps(manifest, indent=1).encode()])
-        flushed.append(flushing.submit(flush, folder / "manifest.json"))
-        faults.point("checkpoint.after_manifest", step)
-        return flushed
-
     def _explained(self, error: OSError, need: int) -> OSError:
         """Say why a save failed, and whether there is a checkpoint to go on from."""
         there = next(path for path in (self.root, *self.root.parents) if path.is_dir())
@@ -137,8 +109,8 @@ class CheckpointStore:
         return OSError(
             error.errno,
             f"A checkpoint could not be saved in `{self.root}` ({error.strerror or error}): it "
-            f"needs {need / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free. {state}. Free some "
-            "space.",
+            f"needs {need / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free. {state}. "
+            f"{'Check the disk' if error.errno == errno.EIO else 'Free some space'}.",
         )
 
     def _superfluous(self, saving: Path) -> list[Path]:
@@ -288,7 +260,7 @@ def _step_of(folder: Path, otherwise: int = -1) -> int:
     return int(match[1]) if match else otherwise
 
 
-def _safetensors(tensors: Tensors) -> Iterator[bytes | memoryview]:
+def _safetensors(tensors: Tensors) -> Iterator[memoryview]:
     """Serialize tensors in the safetensors format, one at a time, without a copy of all of them.
 
     The library's own writer copies everything into one buffer first. Its reader reads this.
@@ -303,23 +275,78 @@ def _safetensors(tensors: Tensors) -> Iterator[bytes | memoryview]:
         header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text
+    yield memoryview(struct.pack("<Q", len(text)) + text)
     for _, tensor in ordered:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         yield memoryview(flat.view(torch.uint8).numpy().data)
 
 
-def _write(path: Path, content: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Write a file, which may not be on disk yet; return its size and SHA-256."""
-    digest, size = hashlib.sha256(), 0
+def _write_all(
+    folder: Path,
+    pool: Executor,
+    step: int,
+    model: Tensors,
+    optimizer: Tensors,
+    state: Mapping[str, Any],
+) -> None:
+    """Write all files of a checkpoint, and wait until they are on disk and were read back.
+
+    Threads help, because writing, flushing and hashing let the interpreter go.
+    """
+    contents: dict[str, _Content] = {
+        "model.safetensors": functools.partial(_safetensors, model),
+        "optimizer.safetensors": functools.partial(_safetensors, optimizer),
+        "state.json": _json({"step": step, **state}),
+    }
+    hashed, flushed = {}, []
+    for name, content in contents.items():
+        _write(folder / name, content)
+        hashed[name] = pool.submit(_read_back, folder / name, content)
+        flushed.append(pool.submit(flush, folder / name))
+        faults.point(f"checkpoint.after_{name.partition('.')[0]}", step)
+    files = {name: found.result() for name, found in hashed.items()}
+    manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": files}
+    manifest["sha256"] = _digest_of(manifest)
+    _write(folder / "manifest.json", _json(manifest))
+    _read_back(folder / "manifest.json", _json(manifest))
+    flush(folder / "manifest.json")
+    for done in flushed:
+        done.result()
+    flush(folder)
+    faults.point("checkpoint.after_manifest", step)
+
+
+def _json(value: Mapping[str, Any]) -> _Content:
+    text = json.dumps(value, indent=1).encode()
+    return lambda: [memoryview(text)]
+
+
+def _write(path: Path, content: _Content) -> None:
     with path.open("wb") as file:
-        for part in content:
-            whole = memoryview(part)
-            for start in range(0, len(whole), _CHUNK):  # hashed while it is in the cache
-                chunk = whole[start : start + _CHUNK]
-                file.write(chunk)
-                digest.update(chunk)
-            size += len(whole)
+        for part in content():
+            file.write(part)
+
+
+def _read_back(path: Path, content: _Content) -> dict[str, Any]:
+    """Compare a file with what was written; return its size and SHA-256.
+
+    Raises:
+        OSError: when the file differs.
+    """
+    digest, size, buffer = hashlib.sha256(), 0, memoryview(bytearray(_CHUNK))
+    with path.open("rb") as file:
+        for part in content():
+            for start in range(0, len(part), _CHUNK):  # hashed while it is in the cache
+                chunk = part[start : start + _CHUNK]
+                read = buffer[: len(chunk)]
+                is_whole = file.readinto(read) == len(chunk)  # type: ignore[attr-defined]
+                # Views of bytes compare one by one, arrays of numpy many at once.
+                if not (is_whole and np.array_equal(np.asarray(read), np.asarray(chunk))):
+                    raise OSError(errno.EIO, f"`{path.name}` is not what was written")
+                digest.update(read)
+            size += len(part)
+        if file.read(1):
+            raise OSError(errno.EIO, f"`{path.name}` is longer than what was written")
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
