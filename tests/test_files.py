@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,13 +186,18 @@ def test_damaged_seals_are_refused_with_the_remedy(tmp_path: Path) -> None:
         require_seal(tmp_path / "recipe.yaml")
 
 
+def test_the_first_write_into_a_folder_removes_what_killed_processes_left(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-999999-evaluation.json").touch()
+    write_json(tmp_path / "evaluation.json", {"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+
+
 def test_a_folder_is_replaced_as_a_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "exports" / "onnx"
+    (tmp_path / "exports/.tmp-999999-packed").mkdir(parents=True)  # of a process that was killed
     for text in ("old", "new"):
-        (tmp_path / "exports").mkdir(exist_ok=True)
-        (tmp_path / "exports/.tmp-999999-packed").mkdir()  # of a process that was killed
         with replacing_folder(target) as folder:
             (folder / "data").mkdir()
             (folder / "data" / text).write_text(text)
@@ -220,12 +226,15 @@ def test_temporary_files_of_dead_processes_are_swept(tmp_path: Path) -> None:
     # Process 1 runs, but has started after this file was written: its number was used again.
     recycled = tmp_path / ".tmp-1-c.json"
     own = tmp_path / f".tmp-{os.getpid()}-d.json"
-    for path in (*dead, recycled, own, tmp_path / ".tmp-notes"):
+    # Process 999999 may run on another machine that shares the disk; after a day it does not.
+    elsewhere, yesterday = (tmp_path / f".tmp-999999.0badcafe-{name}" for name in "ef")
+    for path in (*dead, recycled, own, elsewhere, yesterday, tmp_path / ".tmp-notes"):
         path.write_text("")
+    os.utime(yesterday, (time.time() - 90_000,) * 2)
     os.utime(recycled, (0, 0))
     folder = tmp_path / "maps" / ".tmp-999999-onnx"
     (folder / ".tmp-999999-inside").mkdir(parents=True)
     (folder / "model.onnx").write_text("half")
-    assert sorted(sweep(tmp_path, recursive=False)) == sorted([dead[0], recycled])
+    assert sorted(sweep(tmp_path, recursive=False)) == sorted([dead[0], recycled, yesterday])
     assert sorted(sweep(tmp_path)) == sorted([dead[1], folder])
-    assert own.exists() and (tmp_path / ".tmp-notes").exists()
+    assert own.exists() and elsewhere.exists() and (tmp_path / ".tmp-notes").exists()

@@ -7,8 +7,11 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +33,21 @@ def shown(text: str) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-_TEMPORARY = re.compile(r"\.tmp-(\d+)-")
+_TEMPORARY = re.compile(r"\.tmp-(\d+)(?:\.(\w+))?-")
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_DAY_S = 86_400.0
+_swept: set[Path] = set()
+
+
+def _temporary(path: Path, part: str = "") -> Path:
+    """Name a temporary neighbor of this process, after removing those of processes that are gone.
+
+    A process looks once into a folder, which may have a million files.
+    """
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        sweep(path.parent, recursive=False)
+    return path.with_name(f".tmp-{os.getpid()}.{_HOST}-{part}{path.name}")
 
 
 @contextmanager
@@ -43,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: in one sentence with `path`, when the disk is full or does not take the file.
     """
     # The suffix stays, because some writers choose the format by it.
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = _temporary(path)
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # the user's umask; some writers set their own mode
@@ -98,13 +115,10 @@ def flush(path: Path) -> None:
 def replacing_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `target`, which replaces it unless writing fails.
 
-    Its content is on disk before its name is. What killed processes left there is removed first.
+    Its content is on disk before its name is.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target.parent, recursive=False)
-    temporary, old = (
-        target.with_name(f".tmp-{os.getpid()}-{part}{target.name}") for part in ("", "old-")
-    )
+    temporary, old = _temporary(target), _temporary(target, "old-")
     temporary.mkdir()
     try:
         yield temporary
@@ -133,14 +147,23 @@ def sweep(folder: Path, *, recursive: bool = True) -> list[Path]:
     """
     removed = []
     for path in list((folder.rglob if recursive else folder.glob)(".tmp-*")):
-        match = _TEMPORARY.match(path.name)
-        if match and os.path.lexists(path) and not is_owner_alive(int(match[1]), path):
+        if _is_left_behind(path):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
             removed.append(path)
     return removed
+
+
+def _is_left_behind(path: Path) -> bool:
+    """Whether the process that made a temporary file is gone; of another machine, for a day."""
+    match = _TEMPORARY.match(path.name)
+    if match is None or not os.path.lexists(path):
+        return False
+    if match[2] not in (None, _HOST):
+        return time.time() - path.lstat().st_mtime > _DAY_S
+    return not is_owner_alive(int(match[1]), path)
 
 
 def is_owner_alive(pid: int, path: Path) -> bool:

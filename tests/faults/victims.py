@@ -71,7 +71,8 @@ class _Started(Victim):
 class _Forked(Victim):
     def __init__(self, pid: int, words: Any) -> None:
         super().__init__(pid)
-        self._words, self._code = words, None
+        self._words = words
+        self._code: int | None = None
 
     def wait(self, seconds: float) -> int | None:
         if self._code is None and select.select([self._words], [], [], seconds)[0]:

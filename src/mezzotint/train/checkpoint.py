@@ -339,7 +339,7 @@ def _read_back(path: Path, content: _Content) -> dict[str, Any]:
             for start in range(0, len(part), _CHUNK):  # hashed while it is in the cache
                 chunk = part[start : start + _CHUNK]
                 read = buffer[: len(chunk)]
-                is_whole = file.readinto(read) == len(chunk)  # type: ignore[attr-defined]
+                is_whole = file.readinto(read) == len(chunk)
                 # Views of bytes compare one by one, arrays of numpy many at once.
                 if not (is_whole and np.array_equal(np.asarray(read), np.asarray(chunk))):
                     raise OSError(errno.EIO, f"`{path.name}` is not what was written")
