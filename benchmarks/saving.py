@@ -1,8 +1,9 @@
 """What a checkpoint of 300 MB costs a training: time, speed of writing and memory.
 
 A ResNet-50 trains with AdamW by SimCLR on the embedded emoji, one thread. Between the steps the
-run's own saver saves, as with `run.checkpoints.every_steps`, while the next steps go on; the bytes
-of a checkpoint are then written and flushed plainly, for the speed of the disk at that time.
+run's own saver saves, as with `run.checkpoints.every_steps`, while the next steps go on. Then the
+same tensors are saved without training, on the disk and in the memory of /dev/shm, and after each
+save as many bytes are written and flushed plainly, for the speed of the disk at that time.
 
     python benchmarks/saving.py > benchmarks/results/saving.md
 """
@@ -15,11 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mezzotint.data.loader import batches
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
@@ -33,16 +35,6 @@ from mezzotint.train.signals import StopFlag
 EVERY = 100
 STEPS = 2
 """Steps between two saves, which stand for `EVERY` of them."""
-
-
-class TimedStore(CheckpointStore):
-    """A store that notes how long it saves, by the clock and in processor time of its thread."""
-
-    def save(self, *parts: Any) -> Path:
-        wall, own = time.perf_counter(), time.thread_time()
-        path = super().save(*parts)
-        self.wall, self.cpu = time.perf_counter() - wall, time.thread_time() - own
-        return path
 
 
 def trainer() -> Trainer:
@@ -95,12 +87,13 @@ def measure(saves: int) -> None:
             number, batch = next(stream)
             made.step(number, batch, Meter())
 
+    rows: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        store = TimedStore(Path(folder) / "checkpoints")
+        store = CheckpointStore(Path(folder) / "checkpoints")
         saver = Saver(made.state, store, Checkpoints(every_steps=1), made.device)
         train()
-        size = size_of(*made.state.tensors())
-        rows: list[dict[str, float]] = []
+        model, optimizer, state = made.state.parts(0)
+        size = size_of(model, optimizer)
         peak_mb()
         train()
         before = peak_mb()
@@ -109,15 +102,18 @@ def measure(saves: int) -> None:
             stalled = timed(lambda: saver.after_step(number, StopFlag(), last=False))  # noqa: B023
             during = timed(train)
             saver._writer.join()
-            plain = written(Path(folder) / "plain", size)
             rows.append({
                 "step": alone[1] / STEPS, "step_wall": alone[0] / STEPS,
                 "during_wall": during[0] / STEPS, "stall": stalled[1], "stall_wall": stalled[0],
-                "thread": store.cpu, "speed": size / 1e6 / store.wall, "disk": size / 1e6 / plain,
             })  # fmt: skip
         extra = peak_mb() - before
+        for name, root in (("disk", folder), ("memory", "/dev/shm")):
+            for row, more in zip(
+                rows, alone_in(Path(root), model, optimizer, state, saves), strict=True
+            ):
+                row |= {f"{key}_{name}": value for key, value in more.items()}
     middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-    cost = (middle["stall"] + middle["thread"]) / (EVERY * middle["step"])
+    cost = (middle["stall"] + middle["cpu_disk"]) / (EVERY * middle["step"])
     stalled_only = middle["stall_wall"] / (EVERY * middle["step_wall"])
     print("| what | median | each save |\n|---|---|---|")
     lines = {
@@ -126,16 +122,40 @@ def measure(saves: int) -> None:
         "step by the clock, while a save is written, s": ("during_wall", ".2f"),
         "training stands still for a save, processor seconds": ("stall", ".3f"),
         "the same by the clock, s": ("stall_wall", ".3f"),
-        "thread that writes, processor seconds": ("thread", ".3f"),
-        "checkpoint, from the snapshot to the verified files, MB/s": ("speed", ".0f"),
-        "the same bytes by write and fsync alone, MB/s": ("disk", ".0f"),
     }
+    for name, where in (("disk", "disk"), ("memory", "/dev/shm")):
+        lines |= {
+            f"save on {where}, processor seconds of all its threads": (f"cpu_{name}", ".2f"),
+            f"{where}: MB for each of these seconds": (f"per_cpu_{name}", ".0f"),
+            f"{where}: from the call to the verified files, MB/s by the clock": (
+                f"speed_{name}", ".0f"),
+            f"{where}: write and fsync alone, MB/s by the clock": (f"plain_{name}", ".0f"),
+        }  # fmt: skip
     for name, (key, form) in lines.items():
         print(f"| {name} | {middle[key]:{form}} | {', '.join(f'{r[key]:{form}}' for r in rows)} |")
     print(f"\nState: {size / 1e6:.0f} MB. With a save every {EVERY} steps, training stands still "
-          f"for {stalled_only:.2%} of its time by the clock; stand-still and thread together take "
+          f"for {stalled_only:.2%} of its time by the clock; stand-still and saving together take "
           f"{cost:.2%} of its processor time. Memory at its peak rises by {extra:.0f} MiB, "
           f"{extra * 2**20 / size:.2f} × the state.")  # fmt: skip
+
+
+def alone_in(
+    root: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: Any, saves: int
+) -> Iterator[dict[str, float]]:
+    """Save without training, two checkpoints kept, and write as many bytes after each save."""
+    size = size_of(model, optimizer)
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        store = CheckpointStore(Path(folder) / "checkpoints")
+        for step in range(-1, saves + 1):
+            wall, own = time.perf_counter(), time.process_time()
+            store.save(step + 2, model, optimizer, state)
+            wall, own = time.perf_counter() - wall, time.process_time() - own
+            plain = written(Path(folder) / "plain", size)
+            if step > 0:  # the first two find nothing to verify and to remove
+                yield {
+                    "cpu": own, "per_cpu": size / 1e6 / own, "speed": size / 1e6 / wall,
+                    "plain": size / 1e6 / plain,
+                }  # fmt: skip
 
 
 def main() -> None:
