@@ -113,7 +113,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `target`, which replaces it unless writing fails.
+    """Yield a temporary folder next to `target`, which replaces it unless writing fails.
 
     Its content is on disk before its name is.
     """

@@ -29,7 +29,6 @@ def test_a_refusal_leaves_no_files_and_keeps_the_earlier_artifact(
         "mezzotint.export.artifacts.load_packed", lambda folder: lambda x: torch.ones(len(x), 32)
     )
     capsys.readouterr()
-    (run / "exports" / ".tmp-999999-packed-W7A32").mkdir()  # of a process that was killed
     for bits in (5, 7):
         assert (
             command(monkeypatch, "export", str(run), "--format", "packed", "--bits", f"W{bits}A32")

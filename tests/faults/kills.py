@@ -2,7 +2,7 @@
 
 Each chain kills one command several times and then lets it end. Moments are those of its processor
 time, so that a busy machine kills as late as a quiet one. Most victims are forked from a process
-that has imported everything; a fifth are new interpreters, and half of these die while they
+that has imported everything; a fifth are new interpreters, and half of these are killed while they
 import.
 
 A kill is *lost* if the end differs from that of a command that nobody killed, *stuck* if the

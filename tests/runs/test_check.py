@@ -82,7 +82,7 @@ def test_half_precision_may_drift_as_far_as_rounded_weights() -> None:
     assert not compare_precision([4.0, math.nan, 4.0], full, full, full)[0]
     # Speech in batches of 16: 0.054 in bf16, and 0.024 after the weights were rounded.
     rounded = [4.0, 4.02, 4.096]
-    good, found, allowed = compare_precision([4.008, 4.08, 4.216], full, rounded, full)
+    good, found, allowed = compare_precision([4.008, 4.02, 4.216], full, rounded, full)
     assert (good, found, allowed) == (True, "the loss drifts by 5.4e-02", "2.4e-01")
     assert not compare_precision([4.008, 4.08, 5.0], full, rounded, full)[0]
     # Rounding decides the third loss, so that it may be anything.
