@@ -42,8 +42,9 @@ processes. `scripts/reliability.py` writes this page from the outcomes of the te
 _SOAK = """`make soak` kills long commands at random times, and runs them again until they end.
 Most victims are forked from a process that has imported everything, so that a kill costs no
 import; a fifth are new interpreters, and half of these are killed while they import. The soak
-flips bits in every file of a run, its exports and its bundle, and gives damaged files to every reader.
-`make soak SOAK="--kills 50"` is shorter. A soak that was stopped goes on, and a seed repeats it.
+flips bits in every file of a run, its exports and its bundle, and gives damaged files to every
+reader. `make soak SOAK="--kills 50"` is shorter. A soak that was stopped goes on, and a seed
+repeats it.
 
 """
 _KILLS = """| command | kills | of new interpreters | lost | stuck | orphans |
