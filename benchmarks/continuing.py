@@ -20,6 +20,7 @@ fitted on half of the emoji in Twitter's style and scored on the other half. Ste
 """
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -195,21 +196,17 @@ def main() -> None:
     fresh = cells.ensure("time of scratch", lambda: fitting("twitter", own.seconds))
     changes = changes_of("full", start, steps)
     going = cells.ensure("time of full", lambda: fitting("twitter", own.seconds, changes))
-    for seed in () if own.time else own.seeds:
-        cells.ensure(
-            f"scratch {seed}",
-            lambda seed=seed: trained(
-                build("twitter", seed, fresh["epochs"]), own.out / f"scratch-{seed}"
-            ),
-        )
-        for arm in [arm for arm in ARMS if seed in seeds_of(arm, own.seeds)]:
 
-            def made_from(arm: str = arm, seed: int = seed) -> Cell:
-                own_changes = changes_of(arm, start, steps)
-                recipe = build("twitter", seed, going["epochs"], own_changes)
-                return trained(recipe, own.out / f"{arm}-{seed}".replace(" ", "-"))
+    def make(arm: str, seed: int) -> Cell:
+        changes = None if arm == "scratch" else changes_of(arm, start, steps)
+        epochs = (fresh if arm == "scratch" else going)["epochs"]
+        folder = own.out / f"{arm}-{seed}".replace(" ", "-")
+        return trained(build("twitter", seed, epochs, changes), folder)
 
-            cells.ensure(f"{arm} {seed}", made_from)
+    for group in () if own.time else (("scratch", "full", "bad rate"), FEW):
+        for seed in own.seeds:
+            for arm in [arm for arm in group if seed in seeds_of(arm, own.seeds)]:
+                cells.ensure(f"{arm} {seed}", functools.partial(make, arm, seed))
 
 
 def seeds_of(arm: str, seeds: Sequence[int]) -> Sequence[int]:
@@ -217,15 +214,18 @@ def seeds_of(arm: str, seeds: Sequence[int]) -> Sequence[int]:
     return seeds[:3] if arm in FEW else seeds
 
 
+def done(cells: Cells, seeds: Sequence[int]) -> dict[str, dict[int, Cell]]:
+    """Return the finished cells of the arms that have three of them, by seed."""
+    found = {
+        arm: {s: cells.found[f"{arm} {s}"] for s in seeds if f"{arm} {s}" in cells.found}
+        for arm in ("scratch", *ARMS)
+    }
+    return {arm: own for arm, own in found.items() if len(own) >= 3}
+
+
 def show(cells: Cells, seeds: Sequence[int], seconds: float, start_seconds: float) -> None:
     """Print the tables."""
-    arms = ["start", "scratch", *ARMS]
-    found = {
-        arm: [
-            cells.found["start" if arm == "start" else f"{arm} {s}"] for s in seeds_of(arm, seeds)
-        ]
-        for arm in arms
-    }
+    found, start = done(cells, seeds), cells.found["start"]
     key = "knn fp32"
     print("# Going on from an encoder of the other drawing style\n")
     print(f"`python benchmarks/continuing.py {' '.join(sys.argv[1:])}`, commit")
@@ -241,42 +241,43 @@ def show(cells: Cells, seeds: Sequence[int], seconds: float, start_seconds: floa
     print("excludes 0.\n")
     print("| arm | seeds | epochs | top-1 | − start | − scratch | start handed over |")
     print("|---|---|---|---|---|---|---|")
-    for arm in arms:
-        count = len(found[arm])
-        mean = math.fsum(fraction(c, key) for c in found[arm]) / count
-        against = [
-            signed(difference(found[arm], (found[other] * count)[:count], key))
-            if arm not in (other, "start")
-            else ""
-            for other in ("start", "scratch")
-        ]
-        kept = sum(c["kept"] == "start" for c in found[arm])
-        refused = f"{kept} of {count}" if arm in ARMS else ""
+    print(f"| start | | {start['epochs']} | {100 * fraction(start, key):.1f} | | | |")
+    for arm, own in found.items():
+        mean = math.fsum(fraction(cell, key) for cell in own.values()) / len(own)
+        both = [seed for seed in own if seed in found["scratch"]]
+        ours = [own[seed] for seed in both]
+        over = signed(difference(list(own.values()), [start] * len(own), key))
+        fresh = [found["scratch"][seed] for seed in both]
+        against = "" if arm == "scratch" else signed(difference(ours, fresh, key))
+        kept = sum(cell["kept"] == "start" for cell in own.values())
+        refused = f"{kept} of {len(own)}" if arm in ARMS else ""
+        epochs = next(iter(own.values()))["epochs"]
         print(
-            f"| {arm} | {'' if arm == 'start' else count} | {found[arm][0]['epochs']} | "
-            f"{100 * mean:.1f} | {' | '.join(against)} | {refused} |"
+            f"| {arm} | {len(own)} | {epochs} | {100 * mean:.1f} | {over} | {against} | {refused} |"
         )
     print("\n## Cost at equal steps\n")
     print("| arm | learning weights of the encoder | kept for the gradient of a step, MiB | s |")
     print("|---|---|---|---|")
-    for arm in ("full", "last block", "LoRA"):
-        one = found[arm][0]
-        each = math.fsum(c["cpu_seconds"] for c in found[arm][:3]) / 3
+    for arm in [arm for arm in ("full", "last block", "LoRA") if arm in found]:
+        first = list(found[arm].values())[:3]
+        each = math.fsum(cell["cpu_seconds"] for cell in first) / 3
+        one = first[0]
         print(f"| {arm} | {one['learning']:,} | {one['kept_bytes'] / 2**20:.0f} | {each:.0f} |")
     print("\nSeconds are those of the whole cell: training, drift, comparison and evaluation.")
     print("\n## Drift at the end\n")
     print("| arm | cosine | CKA | rank |\n|---|---|---|---|")
-    for arm in ARMS:
+    for arm in [arm for arm in ARMS if arm in found]:
+        ends = [cell["drift"][-1] for cell in found[arm].values() if cell["drift"]]
         values = [
-            np.mean([c["drift"][-1].get(k, math.nan) for c in found[arm] if c["drift"]])
-            for k in ("cosine", "cka", "rank")
+            np.mean([end.get(k, math.nan) for end in ends]) for k in ("cosine", "cka", "rank")
         ]
         print(f"| {arm} | {' | '.join(f'{v:.2f}' for v in values)} |")
 
 
 def drawing(cells: Cells, seeds: Sequence[int]) -> str:
     """Draw the drift of each arm over epochs."""
-    own = {arm: [cells.found[f"{arm} {s}"]["drift"] for s in seeds_of(arm, seeds)] for arm in ARMS}
+    found = done(cells, seeds)
+    own = {arm: [cell["drift"] for cell in found[arm].values()] for arm in ARMS if arm in found}
     count = min(len(drift) for drifts in own.values() for drift in drifts)
     name: Callable[[str], str] = {"cosine": "mean cosine", "cka": "CKA", "rank": "rank"}.__getitem__
     panels = {
@@ -288,7 +289,7 @@ def drawing(cells: Cells, seeds: Sequence[int]) -> str:
                 )
                 for epoch in range(count)
             ]
-            for arm in ARMS
+            for arm in own
         }
         for key in ("cosine", "cka", "rank")
     }
