@@ -7,7 +7,7 @@ kNN and linear probe, min-max PTQ.
 Without `--run` the demo is first trained for ten epochs. All sides run in one process, alternating,
 each from `load_encoder` on. `separate` is nine calls of the same function with one setting each; as
 in every evaluation, each also measures the fp32 result that it is compared with. `alone`
-leaves that out and has no frozen fp32 head either: for each setting it loads, quantizes, calibrates,
+leaves that out, and the frozen fp32 head too: for each setting it loads, quantizes, calibrates,
 extracts and probes, and nothing else; no command does so little.
 """
 

@@ -223,16 +223,20 @@ def _int8() -> tuple[str, str]:
     files = {number(r["file"]).mean for r in rows}
     return bars(values, unit="×"), (
         f"int8 ONNX files run {min(v.mean for v in values.values()):.1f} to "
-        f"{max(v.mean for v in values.values()):.1f} times as fast as float ones on a CPU with "
+        f"{max(v.mean for v in values.values()):.1f} times as fast as fp32 ones on a CPU with "
         f"VNNI, and take {max(files):.2f} of their size."
     )
+
+
+def _epochs(arm: str) -> str:
+    return f"{arm.replace('ssql_demo', 'SSQL, ').replace('demo', 'SimCLR, ')} epochs"
 
 
 def _bits() -> tuple[str, str]:
     rows = tables("ssql_demo.md", "linear, across styles")[0]
     labels = [name for name in rows[0] if name != "weights/activations"]
     series = {
-        row["weights/activations"]: [number(row[name]) for name in labels]
+        _epochs(row["weights/activations"]): [number(row[name]) for name in labels]
         for row in rows
         if "−" not in row["weights/activations"]
     }
@@ -364,6 +368,7 @@ OF_PAGES: Mapping[str, Callable[[], str]] = {
     "series_views": lambda: _by_views("series", "exercise/held-out-subjects"),
     "norm_rescale": _norm_rescale,
     "siamese_factors": lambda: _siamese()[0],
+    "views_speed": lambda: _views()[0],
 }
 
 _HEAD = """\

@@ -147,6 +147,26 @@ def test_plots_of_pages_are_those_of_the_tables() -> None:
         assert f"](images/results/{name}.svg)" in used
 
 
+# Numbers of pages that are no results: sizes, and settings of other projects.
+NO_RESULTS = {"export.md": {"1.24"}}
+
+
+def test_numbers_next_to_a_link_to_results_stand_in_the_results() -> None:
+    files = (ROOT / "benchmarks" / "results").glob("*.md")
+    known = " ".join(path.read_text(encoding="utf-8") for path in files).replace("−", "-")
+    checked, wrong = 0, []
+    for path in (ROOT / "docs").rglob("*.md"):
+        for section in re.split(r"^##+ ", path.read_text(encoding="utf-8"), flags=re.M):
+            if path.name == "log.md" or "benchmarks/results/" not in section:
+                continue
+            text = re.sub(r"```.*?```|\(https?:[^)]*\)|arXiv \S+|`[^`]*`", "", section, flags=re.S)
+            numbers = set(re.findall(r"(?<![\w.])\d[\d,]*\.\d{2,}", text))
+            checked += len(numbers)
+            missing = {n for n in numbers if n not in known} - NO_RESULTS.get(path.name, set())
+            wrong += [f"{path.name}, {section.splitlines()[0]}: {n}" for n in sorted(missing)]
+    assert checked > 150 and not wrong, wrong
+
+
 @pytest.mark.parametrize(
     ("cell", "value"),
     [
