@@ -75,7 +75,7 @@ def bars(values: Mapping[str, Value], *, unit: str = "", zero: float = 0.0) -> s
         unit: text after each number.
         zero: value at which the axis begins.
     """
-    left, width, step = 230, 380, 26
+    left, width, step = 18 + round(6.6 * max(map(len, values))), 380, 26
     low = min(zero, *(v.low for v in values.values()))
     high = max(zero, *(v.high for v in values.values()))
     scale = width / ((high - low) or 1.0)
