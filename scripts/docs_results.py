@@ -32,11 +32,7 @@ class Value:
 
 
 def number(cell: str) -> Value:
-    """Read a cell: `0.607`, `0.61 ± 0.02`, `1,219 (900 to 1,400)`, `**+0.018 ± 0.015**`, `2.9×`.
-
-    Raises:
-        ValueError: for a cell without a number.
-    """
+    """Read a cell: `0.607`, `0.61 ± 0.02`, `1,219 (900 to 1,400)`, `**+0.018 ± 0.015**`, `2.9×`."""
     found = _VALUE.search(cell.replace("*", "").replace("×", ""))
     if found is None:
         raise ValueError(f"The cell {cell!r} has no number.")
@@ -68,13 +64,7 @@ def tables(name: str, section: str = "") -> list[list[Row]]:
 
 
 def bars(values: Mapping[str, Value], *, unit: str = "", zero: float = 0.0) -> str:
-    """Draw horizontal bars, with whiskers where a value has an interval.
-
-    Args:
-        values: by label.
-        unit: text after each number.
-        zero: value at which the axis begins.
-    """
+    """Draw horizontal bars by label from `zero`, with whiskers where a value has an interval."""
     left, width, step = 18 + round(6.6 * max(map(len, values))), 380, 26
     low = min(zero, *(v.low for v in values.values()))
     high = max(zero, *(v.high for v in values.values()))
@@ -338,13 +328,7 @@ _ARMS = {
 
 
 def _by_views(section: str, task: str, **arms: str) -> str:
-    """Bars of the arms of one modality, by the linear probe on one task.
-
-    Args:
-        section: of `modalities.md`.
-        task: the task of the row.
-        arms: other names of arms, for arms whose views have a name.
-    """
+    """Bars of a modality's arms, some under other names, by the linear probe on one task."""
     (row,) = (r for r in tables("modalities.md", section)[0] if r["0"] == f"{task}, linear")
     found = {title: number(row[arm]) for arm, title in (_ARMS | arms).items()}
     others = {name.strip("*"): cell for name, cell in row.items() if name.startswith("*") and cell}
