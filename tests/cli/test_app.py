@@ -1,5 +1,6 @@
 """The command line as a user meets it: one line for an error, the right exit code, no loss."""
 
+import errno
 import json
 import os
 import pickle
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from mezzotint.cli.app import tolerant
 
 SMALL = [
     "data.name=digits", "encoder.width=2", "encoder.grid=1", "method.hidden_dim=8", "method.dim=8",
@@ -334,6 +337,29 @@ def test_a_closed_pipe_and_a_foreign_locale(tmp_path: Path) -> None:
         "recipes", "method.lejepa", cwd=tmp_path, LC_ALL="C", PYTHONIOENCODING="", PYTHONUTF8="0"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_output_that_nobody_takes_is_dropped(tmp_path: Path) -> None:
+    for shell, code, words in (
+        ("recipes > /dev/full", 1, "The output could not be written (No space left on device). "),
+        ("recipes >&-", 0, ""),
+        ("recipes 2>&-", 0, ""),
+    ):
+        program = f"{sys.executable} -m mezzotint {shell}"
+        done = subprocess.run(
+            program, shell=True, capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert (done.returncode, words in done.stderr) == (code, True), (shell, done.stderr)
+        assert "Traceback" not in done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as pipe, open("/dev/full", "w") as full:
+        for stream, number in ((pipe, errno.EPIPE), (full, errno.ENOSPC)):
+            out = tolerant(stream)
+            for _ in range(3):
+                print("x" * 100_000, file=out, flush=True)
+            assert out.buffer.raw.error == number  # type: ignore[attr-defined]
+            out.detach()
 
 
 def test_names_cannot_command_the_terminal(tmp_path: Path) -> None:

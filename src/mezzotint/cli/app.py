@@ -3,13 +3,15 @@
 A command ends with its exit code, and with one line on stderr when something went wrong.
 """
 
+import errno
+import io
 import json
 import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -62,6 +64,7 @@ Data = Annotated[
         "Default: the run's data.",
     ),
 ]
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)+=")
 
 
@@ -127,7 +130,53 @@ def main() -> None:
     # docs/log.md). OpenMP reads it when torch is loaded, which is later.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    sys.exit(run())
+    sys.stdout, sys.stderr = tolerant(sys.stdout), tolerant(sys.stderr)
+    code = run()
+    sys.exit(_with_lost_output(code, (sys.stdout, sys.stderr)))
+
+
+class _Output(io.FileIO):
+    """Standard output or error. What cannot be written is dropped, and the command goes on.
+
+    Nobody may read the pipe any more, the terminal may be gone, or the disk of a log full.
+    """
+
+    error = 0
+
+    def write(self, data: Any) -> int:
+        if not self.error:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.error = error.errno or errno.EIO
+        return memoryview(data).nbytes
+
+
+def tolerant(stream: TextIO | None) -> io.TextIOWrapper:
+    """Return a stream that writes where another one does, and never raises.
+
+    Args:
+        stream: standard output or error; `None` where the shell has closed it.
+    """
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    stream.flush()
+    raw = _Output(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors,
+        line_buffering=raw.isatty() or raw.fileno() == 2,
+    )  # fmt: skip
+
+
+def _with_lost_output(code: int, streams: Iterable[TextIO]) -> int:
+    """Say that a disk behind the output was full, and return the exit code."""
+    for stream in streams:
+        stream.flush()
+        lost = getattr(getattr(stream.buffer, "raw", None), "error", 0)
+        if lost in _FULL and code == 0:
+            text = f"The output could not be written ({os.strerror(lost)}). Free some space."
+            return _fail(text, 1)
+    return code
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -147,9 +196,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("Stopped.", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         message = getattr(error, "format_message", None)
         # An error of the command line's parser, whose classes typer does not export.
