@@ -276,7 +276,7 @@ def _mup() -> tuple[str, str]:
     rates = [f"2^−{n}" for n in range(10, 4, -1)]
     series: dict[str, list[Value]] = {}
     for kind, width, cells in re.findall(r"^\| (\w+) \| (\d+)[^|]*\| [^|]+\|(.*)\|$", text, re.M):
-        found = [c for c in cells.split("|") if re.search(r"\d", c)]
+        found = [c for c in cells.split("|") if "±" not in c and re.search(r"\d", c)]
         if len(found) == len(rates) and kind in ("both", "muP"):
             # The first table has three seeds.
             series.setdefault(f"width {width}", [number(cell) for cell in found])
