@@ -5,16 +5,20 @@ a tuple and an integer a number, and nothing else is converted. Only `construct`
 """
 
 import difflib
+import functools
 import importlib
 import json
 import os
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mezzotint.recipe.component import expanded, kind_of
 from mezzotint.recipe.signatures import Alternatives, ListOf, Member, index, show_type
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 FAMILIES = {
     "data": "Source",
@@ -203,7 +207,7 @@ def _check(value: Any, kind: Any, path: str, owner: str) -> Any:
         if plain and not isinstance(value, (Mapping, list)):
             return _check(value, plain[0], path, owner)
         return _check(value, parts[0], path, owner)
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     odd = _first_not_finite(value)
     if odd is not None:
@@ -212,13 +216,21 @@ def _check(value: Any, kind: Any, path: str, owner: str) -> Any:
         )
     value = expanded(value)
     try:
-        TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+        _adapter(kind).validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError) as error:
         raise RecipeError(
             f"`{path}` must be {show_type(kind)}, got {_shown(value)}."
             + (_advice(value, kind) or f" See `mezzotint recipes {owner}`.")
         ) from error
     return value
+
+
+@functools.cache
+def _adapter(kind: Any) -> "TypeAdapter[Any]":
+    """Make pydantic's check of a type, once: making it takes longer than using it."""
+    from pydantic import TypeAdapter  # imported late, so that the command line starts fast
+
+    return TypeAdapter(kind)
 
 
 def _first_not_finite(value: Any) -> float | None:
