@@ -12,10 +12,20 @@ from torch.multiprocessing.spawn import start_processes
 
 PRELOADED = (
     "torch.distributed",
+    "torch.distributed.launcher.api",
     "torch.nn.parallel",
+    "torch._dynamo",
+    "sklearn.datasets",
     "sklearn.linear_model",
+    "typer._adapters",
+    "pydantic",
+    "mezzotint.cli.training",
+    "mezzotint.train.plan",
     "mezzotint.train.loop",
+    "mezzotint.train.saver",
     "mezzotint.runs.evaluate",
+    "mezzotint.report.page",
+    "tests.imported",
 )
 
 

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from mezzotint.cli.app import tolerant
+from tests.commands import completed
 
 SMALL = [
     "data.name=digits", "encoder.width=2", "encoder.grid=1", "method.hidden_dim=8", "method.dim=8",
@@ -29,15 +30,14 @@ SMALL = [
 ]  # fmt: skip
 
 
-def mezzotint(
-    *arguments: str | Path, cwd: Path, fault: str = "", **env: str
-) -> subprocess.CompletedProcess[str]:
+def mezzotint(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in an interpreter of its own, as a shell does."""
     program = "import sys; sys.argv[0] = 'mezzotint'; from mezzotint.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, timeout=300, check=False, encoding="utf-8",
         env={
-            **os.environ, "OMP_NUM_THREADS": "1", "MEZZOTINT_FAULT": fault, "COLUMNS": "100", **env
+            **os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **env
         },
     )  # fmt: skip
 
@@ -192,7 +192,7 @@ def test_bad_data_and_values(tmp_path: Path, case: str) -> None:
     (tmp_path / "in").mkdir()
     arguments, words = bad_data(tmp_path / "in")[case]
     refused(
-        mezzotint("pretrain", *arguments, "--out", tmp_path / "run", "--quiet", cwd=tmp_path),
+        completed("pretrain", *arguments, "--out", tmp_path / "run", "--quiet", cwd=tmp_path),
         *words,
     )
     assert not (tmp_path / "run" / "encoder").exists()
@@ -209,6 +209,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "ein lauf ü"
 
 
+@pytest.mark.xdist_group("cli_run")
 def test_pretrain_leaves_encoder_evaluation_and_report(run: Path) -> None:
     rows: list[dict[str, Any]] = json.loads((run / "evaluation.json").read_text())
     keys = {"probe", "metric", "value", "protocol", "bits", "compute", "seed"}
@@ -219,20 +220,22 @@ def test_pretrain_leaves_encoder_evaluation_and_report(run: Path) -> None:
     assert "Exported encoders" in (run / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.xdist_group("cli_run")
 def test_an_output_folder_in_use(run: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
-    refused(mezzotint("pretrain", *SMALL, "--out", run, cwd=run.parent), "--resume", "--overwrite")
+    refused(completed("pretrain", *SMALL, "--out", run, cwd=run.parent), "--resume", "--overwrite")
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
 
+@pytest.mark.xdist_group("cli_run")
 def test_resume_with_another_recipe_is_refused(run: Path) -> None:
-    done = mezzotint("pretrain", "optimizer.lr=9.0", "--out", run, "--resume", cwd=run.parent)
+    done = completed("pretrain", "optimizer.lr=9.0", "--out", run, "--resume", cwd=run.parent)
     refused(done, "`optimizer.lr` must stay", "got 9.0")
     assert done.returncode == 2
 
 
 def test_a_flipped_byte_is_passed_over_and_said(run: Path, tmp_path: Path) -> None:
-    first = mezzotint(
+    first = completed(
         "pretrain",
         *SMALL,
         "run.checkpoints.every_steps=3",
@@ -246,19 +249,19 @@ def test_a_flipped_byte_is_passed_over_and_said(run: Path, tmp_path: Path) -> No
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    again = mezzotint("pretrain", "--out", "r", "--resume", "--train-only", cwd=tmp_path)
+    again = completed("pretrain", "--out", "r", "--resume", "--train-only", cwd=tmp_path)
     assert again.returncode == 0 and "skipped a damaged checkpoint" in again.stderr
     weights = tmp_path / "r" / "encoder" / "encoder.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    refused(mezzotint("embed", "r", "digits", cwd=tmp_path), "is damaged", "SHA-256")
+    refused(completed("embed", "r", "digits", cwd=tmp_path), "is damaged", "SHA-256")
 
 
 def test_a_folder_of_images_from_start_to_page(tmp_path: Path) -> None:
     root = photos(tmp_path / "my photos", 40)
     (root / "cats" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    done = mezzotint(
+    done = completed(
         "pretrain", "image/folder_simclr", f"data.root={root}", "data.size=16",
         "encoder.width=2", "encoder.grid=1", "run.batch_size=16", "run.epochs=8",
         "evaluate.seeds=1", "run.loader.workers=1", "method.hidden_dim=8", "--out", "r",
@@ -271,7 +274,7 @@ def test_a_folder_of_images_from_start_to_page(tmp_path: Path) -> None:
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
-    done = mezzotint("pretrain", *SMALL, "--dry-run", cwd=tmp_path)
+    done = completed("pretrain", *SMALL, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = [line.split()[0] for line in done.stdout.splitlines()[:6]]
     assert names == ["data", "recipe", "run", "training", "evaluation", "memory"]
@@ -284,15 +287,15 @@ def test_signals_save_and_say_how_to_go_on(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     fault = f"loop.after_step:step=3:{'sigint' if number == signal.SIGINT else 'sigterm'}"
-    done = mezzotint("pretrain", *SMALL, "--out", "r", "--quiet", cwd=tmp_path, fault=fault)
+    done = completed("pretrain", *SMALL, "--out", "r", "--quiet", cwd=tmp_path, fault=fault)
     refused(done, "--resume", code=code)
-    done = mezzotint("pretrain", "--out", "r", "--resume", "--train-only", cwd=tmp_path)
+    done = completed("pretrain", "--out", "r", "--resume", "--train-only", cwd=tmp_path)
     assert done.returncode == 0 and "resumed at step 4" in done.stderr
     assert (tmp_path / "r" / "encoder").is_dir()
 
 
 def test_a_full_disk_is_a_failure_and_not_bad_input(tmp_path: Path) -> None:
-    done = mezzotint(
+    done = completed(
         "pretrain",
         *SMALL,
         "--out",
@@ -308,18 +311,18 @@ def test_a_full_disk_is_a_failure_and_not_bad_input(tmp_path: Path) -> None:
 def test_an_unforeseen_error_is_one_line_and_has_a_traceback_on_request(tmp_path: Path) -> None:
     fault = "loop.after_step:step=1:raise"
     refused(
-        mezzotint("pretrain", *SMALL, "--out", "a", "--quiet", cwd=tmp_path, fault=fault),
+        completed("pretrain", *SMALL, "--out", "a", "--quiet", cwd=tmp_path, fault=fault),
         "--debug",
         code=1,
     )
-    done = mezzotint(
+    done = completed(
         "pretrain", *SMALL, "--out", "b", "--quiet", "--debug", cwd=tmp_path, fault=fault
     )
     assert "Traceback" in done.stderr and done.returncode == 1
 
 
 def test_json_lines_on_stdout(tmp_path: Path) -> None:
-    done = mezzotint("pretrain", *SMALL, "--out", "r", "--json", "--train-only", cwd=tmp_path)
+    done = completed("pretrain", *SMALL, "--out", "r", "--json", "--train-only", cwd=tmp_path)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["step"] for line in lines if "step" in line][-1] == 7 and statistics.fmean(
         line["loss"] for line in lines if "loss" in line
@@ -385,7 +388,7 @@ def test_an_override_that_is_no_text_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_nothing_of_the_environment_is_written(tmp_path: Path) -> None:
-    done = mezzotint(
+    done = completed(
         "pretrain", *SMALL, "--out", "r", "--quiet", cwd=tmp_path, SECRET_TOKEN="canary-7391"
     )
     assert done.returncode == 0, done.stderr

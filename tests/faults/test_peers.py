@@ -1,57 +1,53 @@
 """Two gloo processes of which one fails: both end in time, and what is on disk is good."""
 
+import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from mezzotint.train.checkpoint import CheckpointStore
-from mezzotint.train.log import read_metrics
-from tests import ROOT
-
-TIMEOUT_S = 6
-SCRIPT = f"""
-import sys, torch
-torch.set_num_threads(1)
 from mezzotint import dist
 from mezzotint.recipe.recipe import Recipe
+from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
+from tests.commands import copied
 from tests.tiny import config
-made = config("byol", checkpoints={{"every_steps": 2}})
-with dist.process_group(torch.device("cpu"), timeout_s={TIMEOUT_S}):
-    pretrain(Recipe.build(made), sys.argv[1], progress="quiet")
-"""
+
+TIMEOUT_S = 6
 
 
-def two(out: Path, fault: str) -> tuple[list[int], list[str]]:
+def train(out: Path) -> None:
+    """Train as one of two processes, each of which waits for the other for a few seconds."""
+    made = config("byol", checkpoints={"every_steps": 2})
+    with dist.process_group(torch.device("cpu"), timeout_s=TIMEOUT_S):
+        pretrain(Recipe.build(made), out, progress="quiet")
+
+
+def two(out: Path, fault: str) -> tuple[list[int | None], list[str]]:
     """Train on two processes; return their exit codes and what they said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "MEZZOTINT_FAULT": fault, "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(out)], stderr=subprocess.PIPE, text=True,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=ROOT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        _, first = processes[0].communicate(timeout=90)
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    said = [out.parent / f"said-{rank}" for rank in range(2)]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for rank, file in enumerate(said):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), **group}
+            process = copied(
+                train, (out,), [os.devnull, str(file)], cwd=out.parent, fault=fault, **own
+            )
+            processes.append(stack.enter_context(process))
+        processes[0].join(90)
         if fault.endswith("stop:rank=1"):
-            processes[1].send_signal(signal.SIGKILL)
-        _, second = processes[1].communicate(timeout=30)
-        return [p.returncode for p in processes], [first, second]
-    finally:
-        for process in processes:
-            process.kill()
+            processes[1].kill()
+        processes[1].join(30)
+        codes = [process.exitcode for process in processes]
+    return codes, [file.read_text(encoding="utf-8") for file in said]
 
 
 @pytest.mark.parametrize("action", ["kill", "stop"])

@@ -1,21 +1,19 @@
 """Observers against closed forms and brute force, at every step, and over two processes."""
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as td
 from torch import Tensor
 
 from mezzotint.quant.clipping_observers import MSE, Entropy, Percentile
 from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
 from mezzotint.quant.grid import Scheme
 from mezzotint.quant.observers import Gaussian, MinMax, MomentumMinMax, Observer
-from tests import ROOT
+from tests.ranks import spawn
 
 MAKE: dict[str, Callable[[], Observer]] = {
     "min_max": MinMax,
@@ -185,41 +183,28 @@ def test_bad_arguments(bad: Callable[[], Observer]) -> None:
         bad()
 
 
-SCRIPT = """
-import sys, torch, torch.distributed as td
-sys.path.insert(0, sys.argv[3])
-from tests.quant.test_observers import MAKE, normal
-rank = int(sys.argv[1])
-td.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
-rows = normal(3, 2000) * torch.tensor([[1.0], [9.0], [0.01]])
-rows[0, 1900] = 40.0
-own = rows[:, :700] if rank == 0 else rows[:, 700:]
-for name, make in MAKE.items():
-    observer, alone = make(), make()
-    observer.update(own)
-    observer.synchronize()
-    alone.update(rows)
-    for scheme, bits in (("affine", 4), ("ssql_symmetric", 2)):
-        pooled, whole = observer.range(scheme, bits), alone.range(scheme, bits)
-        rtol = 1e-6 if name == "gaussian" else 0.0
-        torch.testing.assert_close(pooled, whole, rtol=rtol, atol=0.0, msg=name)
-print("equal")
-td.destroy_process_group()
-"""
+SYNCHRONIZED: tuple[tuple[Scheme, int], ...] = (("affine", 4), ("ssql_symmetric", 2))
+
+
+def _worker(rank: int, meeting: str) -> None:
+    torch.set_num_threads(1)
+    td.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    rows = normal(3, 2000) * torch.tensor([[1.0], [9.0], [0.01]])
+    rows[0, 1900] = 40.0
+    own = rows[:, :700] if rank == 0 else rows[:, 700:]
+    for name, make in MAKE.items():
+        observer, alone = make(), make()
+        observer.update(own)
+        observer.synchronize()
+        alone.update(rows)
+        for scheme, bits in SYNCHRONIZED:
+            pooled, whole = observer.range(scheme, bits), alone.range(scheme, bits)
+            rtol = 1e-6 if name == "gaussian" else 0.0
+            torch.testing.assert_close(pooled, whole, rtol=rtol, atol=0.0, msg=name)
+    Path(f"{meeting}-{rank}").touch()
+    td.destroy_process_group()
 
 
 def test_two_processes_see_what_one_would(tmp_path: Path) -> None:
-    script = tmp_path / "pool.py"
-    script.write_text(SCRIPT)
-    command = [str(tmp_path / "meeting"), str(ROOT)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), *command],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    for process in processes:
-        out, _ = process.communicate(timeout=90)
-        assert process.returncode == 0 and "equal" in out, out[-2000:]
+    spawn(_worker, args=(str(tmp_path / "meeting"),), nprocs=2)
+    assert {path.name for path in tmp_path.glob("meeting-*")} == {"meeting-0", "meeting-1"}

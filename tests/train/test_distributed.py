@@ -19,6 +19,7 @@ from mezzotint.train.checkpoint import CheckpointStore, load
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.train.settings import Compute
+from tests.commands import by_agent
 from tests.ranks import spawn
 from tests.tiny import config
 
@@ -28,17 +29,15 @@ torch.set_num_threads(1)
 from mezzotint import dist
 from mezzotint.train.loop import pretrain
 from mezzotint.recipe.recipe import Recipe
-folder, resume = pathlib.Path(sys.argv[2]), sys.argv[3] == "resume"
+folder = pathlib.Path(sys.argv[2])
 # One group for all, as phases of a plan have: torchrun's store does not let a second one form.
 with dist.process_group(torch.device("cpu")):
     for name, made in json.loads(sys.argv[1]).items():
-        pretrain(Recipe.build(made), folder / name, resume=resume, progress="quiet")
+        pretrain(Recipe.build(made), folder / name, progress="quiet")
 """
 
 
-def torchrun(
-    folder: Path, runs: dict[str, dict[str, Any]], mode: str = "new", fault: str = ""
-) -> subprocess.CompletedProcess[str]:
+def torchrun(folder: Path, runs: dict[str, dict[str, Any]]) -> subprocess.CompletedProcess[str]:
     """Train recipes on two processes, one after the other, each in the directory of its name."""
     script = folder / "train.py"
     script.write_text(SCRIPT)
@@ -50,9 +49,9 @@ def torchrun(
         "--master-port=0",
         "--standalone",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEZZOTINT_FAULT": fault}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, str(script), json.dumps(runs), str(folder), mode],
+        [*command, str(script), json.dumps(runs), str(folder)],
         env=environment, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
 
@@ -111,19 +110,21 @@ def test_the_warm_up_on_two_processes_is_that_on_one(two_processes: Path, tmp_pa
     assert outcome["kept"] == "trained" and outcome["samples"] > 100
 
 
+def train_byol(folder: Path, resume: bool) -> None:
+    """Train in a rank of torchrun's agent."""
+    with dist.process_group(torch.device("cpu")):
+        made = config("byol", checkpoints={"every_steps": 2})
+        pretrain(Recipe.build(made), folder / "two", resume=resume, progress="quiet")
+
+
 def test_an_error_on_the_main_process_ends_both(tmp_path: Path) -> None:
-    done = torchrun(
-        tmp_path,
-        {"two": config("byol", checkpoints={"every_steps": 2})},
-        fault="checkpoint.after_model:step=4:enospc",
-    )
+    fault = "checkpoint.after_model:step=4:enospc"
+    done = by_agent(train_byol, tmp_path, False, cwd=tmp_path, fault=fault)
     assert done.returncode != 0 and "No space left on device" in done.stderr
     saved, _ = CheckpointStore(tmp_path / "two" / "checkpoints").latest()
     # The last try, when the error of the thread that saves is known, finds room.
     assert saved is not None and saved.step in (5, 6)
-    done = torchrun(
-        tmp_path, {"two": config("byol", checkpoints={"every_steps": 2})}, mode="resume"
-    )
+    done = by_agent(train_byol, tmp_path, True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     whole = pretrain(Recipe.build(config("byol")), tmp_path / "one", progress="quiet")
     losses = [

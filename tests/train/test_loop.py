@@ -7,8 +7,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from mezzotint.train.loop import Trainer, pretrain
 from mezzotint.train.settings import Run
 from mezzotint.train.signals import Interrupted
 from mezzotint.types import Batch
+from tests.commands import copied, ended
 from tests.tiny import METHODS, config
 
 
@@ -230,58 +229,19 @@ def test_other_data_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 KILLS = [name for name in POINTS if name.startswith("checkpoint.")]
 
-SCRIPT = """
-import sys, json
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from mezzotint.train.loop import pretrain
-from mezzotint.recipe.recipe import Recipe, resolve_recipe
-config, out, resume = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "resume"
-pretrain(Recipe.build(config), out, resume=resume, progress="quiet")
-"""
 
-
-def child(
-    made: dict[str, Any], out: Path, mode: str, fault: str = ""
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", SCRIPT, json.dumps(made), str(out), mode]
-    environment = {**os.environ, "MEZZOTINT_FAULT": fault, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-# Each fault kills a fork, because importing torch takes longer than the run.
-FORKS = """
-import sys, json, os
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from mezzotint.train.loop import pretrain
-from mezzotint.recipe.recipe import Recipe
-recipe, folder, codes = Recipe.build(json.loads(sys.argv[1])), Path(sys.argv[2]), {}
-for where in sys.argv[3:]:
-    if not (child := os.fork()):
-        os.environ["MEZZOTINT_FAULT"] = f"{where}:step=4:kill"
-        pretrain(recipe, folder / where, progress="quiet")
-        os._exit(0)
-    codes[where] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(json.dumps(codes))
-"""
+def train(made: dict[str, Any], out: Path) -> None:
+    """Train in a process of its own."""
+    pretrain(Recipe.build(made), out, progress="quiet")
 
 
 def test_killed_while_saving_costs_nothing_but_time(tmp_path: Path) -> None:
     """After SIGKILL at any point of a save, the previous checkpoint loads."""
     made = config("byol", checkpoints={"every_steps": 2, "keep": 2})
-    command = [sys.executable, "-c", FORKS, json.dumps(made), str(tmp_path), *KILLS]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=True
-    )
-    assert json.loads(done.stdout) == dict.fromkeys(KILLS, -signal.SIGKILL)
     whole = pretrain(Recipe.build(made), tmp_path / "whole", progress="quiet")
     for where in KILLS:
+        done = ended(train, made, tmp_path / where, cwd=tmp_path, fault=f"{where}:step=4:kill")
+        assert done.returncode == -signal.SIGKILL, where
         saved, problems = CheckpointStore(tmp_path / where / "checkpoints").latest()
         assert saved is not None and saved.step in (2, 4) and not problems, where
         pretrain(Recipe.build(made), tmp_path / where, resume=True, progress="quiet")
@@ -289,28 +249,24 @@ def test_killed_while_saving_costs_nothing_but_time(tmp_path: Path) -> None:
 
 
 def test_signals_stop_at_the_next_step_and_the_second_at_once(tmp_path: Path) -> None:
-    made = config("simclr", epochs=10_000)
-    command = [sys.executable, "-c", SCRIPT, json.dumps(made), str(tmp_path / "run"), "new"]
-    process = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 90
-    while not read_metrics(tmp_path / "run" / "metrics.jsonl") and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert "Interrupted" in errors
-    saved, _ = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
-    assert (
-        saved is not None
-        and saved.step == read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
-    )
-    assert not (tmp_path / "run" / ".lock").exists()
+    made, out, said = config("simclr", epochs=10_000), tmp_path / "run", tmp_path / "stderr"
+    with copied(train, (made, out), [os.devnull, str(said)], cwd=tmp_path) as process:
+        deadline = time.monotonic() + 90
+        while not read_metrics(out / "metrics.jsonl") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(60)
+        assert process.exitcode == 1
+    assert "Interrupted" in said.read_text(encoding="utf-8")
+    saved, _ = CheckpointStore(out / "checkpoints").latest()
+    assert saved is not None and saved.step == read_metrics(out / "metrics.jsonl")[-1]["step"]
+    assert not (out / ".lock").exists()
 
 
 def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    made = config("byol", checkpoints={"every_steps": 2})
-    done = child(made, tmp_path / "run", "new", "checkpoint.after_model:step=4:enospc")
+    made, fault = config("byol", checkpoints={"every_steps": 2}), "checkpoint.after_model:step=4"
+    done = ended(train, made, tmp_path / "run", cwd=tmp_path, fault=f"{fault}:enospc")
     assert done.returncode == 1 and "No space left on device" in done.stderr
     # The write is in the background, and a last try, at the end of the next step, finds room.
     assert "The last good weights are saved in" in done.stderr

@@ -23,6 +23,7 @@ from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.parts import check_plan, load_parts
 from mezzotint.train.plan import pretrain_plan
 from mezzotint.types import Input
+from tests.train.test_dry_run import ending, line
 from tests.train.tiny_plan import raw
 
 DIGITS = Input((1, 8, 8), (0.0,), (1.0,))
@@ -210,7 +211,10 @@ def test_a_recipe_without_phases_starts_from_a_path_and_goes_on_without_it(
     assert again == out
 
 
-def test_the_command_line_says_where_a_run_starts(run: Path, tmp_path: Path) -> None:
+def test_the_command_line_says_where_a_run_starts(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending(monkeypatch, line())  # the steps of a dry run are measured elsewhere
     arguments = ["pretrain", "image/emoji_bridle", f"load.encoder={run}", "--dry-run"]
     refused = CliRunner().invoke(app, arguments)
     assert "`load.encoder`: the encoder of" in str(refused.exception)

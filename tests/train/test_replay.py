@@ -1,9 +1,6 @@
 """Replays of stopped runs: the same step in a new process, and where it began."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +10,13 @@ from torch import nn
 
 from mezzotint.train.replay import _Finder, replay
 from mezzotint.types import Step, Views
+from tests.commands import completed
 from tests.train.test_postmortem import stopped
 
 
 def test_a_new_process_stops_at_the_same_step_and_names_the_module(tmp_path: Path) -> None:
     _, folder = stopped(tmp_path / "run", 1e38)
-    done = subprocess.run(
-        [sys.executable, "-m", "mezzotint", "replay", str(folder), "--json"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=tmp_path, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
+    done = completed("replay", folder, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert (facts["step"], facts["loss"], facts["grad_norm"]) == (6, "nan", "nan")

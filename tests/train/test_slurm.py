@@ -19,6 +19,7 @@ from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.loop import pretrain
 from mezzotint.train.rundir import RunDirectoryInUse
 from mezzotint.train.slurm import Job, split_arguments, submit, torchrun_lines
+from tests.train.test_dry_run import ending, line
 
 submitit = pytest.importorskip("submitit")
 
@@ -133,7 +134,8 @@ def test_without_submitit_without_slurm_and_with_a_run_in_the_way(
         submit(job, LOCAL)
 
 
-def test_dry_run_prints_torchrun(tmp_path: Path) -> None:
+def test_dry_run_prints_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending(monkeypatch, line())
     words = [
         "pretrain",
         *TINY,
@@ -146,7 +148,7 @@ def test_dry_run_prints_torchrun(tmp_path: Path) -> None:
     ]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    line = done.output.splitlines()[-1]
-    assert line.startswith("torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d")
-    assert "nodes=2 gpus" not in line and line.endswith(f"--out {tmp_path / 'run'}")
+    last = done.output.splitlines()[-1]
+    assert last.startswith("torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d")
+    assert "nodes=2 gpus" not in last and last.endswith(f"--out {tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
