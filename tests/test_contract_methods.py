@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mezzotint import dist, quant
 from mezzotint.codebooks import VQ, Codebook
 from mezzotint.encoders.batch_norm import synchronize_batch_norm
+from mezzotint.encoders.decoder import Decoder
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet18
 from mezzotint.encoders.saving import save_encoder
@@ -81,6 +82,8 @@ def build(cls: type[Method], seed: int = 0, *, batch_norm: bool = False) -> Meth
         default = parameter.default
         if type(default) is int and default > 32:
             keywords[name] = SMALL
+        elif isinstance(default, Decoder):  # 25 million weights by default
+            keywords[name] = Decoder(width=24, depth=2, heads=2)
         elif default is inspect.Parameter.empty:
             keywords[name] = _example(parameter.annotation, encoder)
     method = cls(encoder, **keywords).train()

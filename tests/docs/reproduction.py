@@ -34,6 +34,7 @@ RUN = {
     "loader.workers": 0, "log.knn_epochs": 0,
 }  # fmt: skip
 METHOD = {"hidden_dim": 16, "dim": 8, "queue_size": 32, "bank": 16}
+GRID = {"kind": "knn_grid", "k": [1, 5], "temperature": [0.07, 0.2]}
 DECODER = {"width": 16, "depth": 2, "heads": 2}
 
 
@@ -49,6 +50,8 @@ def shrink(config: dict[str, Any]) -> dict[str, Any]:
         config["run"] = _small_run(config.get("run", {}))
     if "evaluate" in config:
         config["evaluate"]["seeds"] = 1
+        if (probes := config["evaluate"].get("probes")) is not None:
+            config["evaluate"]["probes"] = [GRID if p == "knn_grid" else p for p in probes]
     for phase in config.get("phases", []):
         if "run" in phase:
             phase["run"] = {"epochs": 1}

@@ -14,6 +14,7 @@ from mezzotint.cli.app import run
 from mezzotint.detection.recipes import shipped_transfers
 from mezzotint.recipe import reading
 from mezzotint.report import page as report
+from mezzotint.runs import subject
 from tests import ROOT
 from tests.docs import reproduction
 from tests.docs.reproduction import SETS, named, shrink
@@ -99,7 +100,8 @@ def test_command_runs(
     def small(config: dict[str, Any], overrides: Any) -> dict[str, Any]:
         return shrink(overridden(config, overrides))
 
-    monkeypatch.setattr(reading, "apply_overrides", small)
+    for module in (reading, subject):
+        monkeypatch.setattr(module, "apply_overrides", small)
     monkeypatch.chdir(sites[page].folder)
     sites[page].run_until(command, monkeypatch)
 

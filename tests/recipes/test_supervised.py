@@ -70,7 +70,7 @@ def test_two_steps(name: str, tmp_path: Path, request: pytest.FixtureRequest) ->
         "data.fraction=1.0",
     ]
     if kind == "smartwatch":
-        small = ["run.epochs=1", "run.batch_size=200"]
+        small = ["run.epochs=1", "run.batch_size=200", "encoder.width=8"]
     elif kind == "video_folder":
         small += [f"data.source.root={request.getfixturevalue('videos')}", "data.source.size=32"]
         small += [
@@ -100,9 +100,9 @@ def test_two_steps(name: str, tmp_path: Path, request: pytest.FixtureRequest) ->
         small += [
             "data.source.kind=image_folder",
             f"data.source.root={request.getfixturevalue('images')}",
-            f"data.source.size={224 if timm else 32}",
+            f"data.source.size={160 if timm else 32}",
         ]
-        small.append("encoder.name=vit_tiny_patch16_224" if timm else "encoder.width=4")
+        small.append("encoder.name=test_vit" if timm else "encoder.width=4")
     recipe = Recipe.build(read_recipe(name, small))
     assert (
         recipe.config()["views"] == published["views"]
