@@ -210,25 +210,21 @@ def load_encoder(path: str | Path, *, model: Encoder | None = None) -> Encoder:
             "`mezzotint pretrain` writes it. Check the path."
         )
     with _described(folder / "encoder.json"):
-        return _load(folder, model)
-
-
-def _load(folder: Path, model: Encoder | None) -> Encoder:
-    description = read_json(folder / "encoder.json")
-    weights = folder / "encoder.safetensors"
-    # The JSON is written after the weights, so a killed run leaves a hash that does not match.
-    require_hash(weights, description["sha256"], "write it again with `mezzotint evaluate RUN`")
-    encoder = encoder_of(description) if model is None else model
-    if description.get("quantization") is not None:
-        make_encoder_quantizable(encoder, description["quantization"])
-    try:
-        encoder.load_state_dict(load_file(weights))
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"`{weights}` does not fit its encoder.json: {error}. Save the encoder again."
-        ) from error
-    encoder.preprocessing = restored(description.get("preprocessing"), folder)
-    return encoder.eval()
+        description = read_json(folder / "encoder.json")
+        weights = folder / "encoder.safetensors"
+        # The JSON is written after the weights, so a killed run leaves a hash that does not match.
+        require_hash(weights, description["sha256"], "write it again with `mezzotint evaluate RUN`")
+        encoder = encoder_of(description) if model is None else model
+        if description.get("quantization") is not None:
+            make_encoder_quantizable(encoder, description["quantization"])
+        try:
+            encoder.load_state_dict(load_file(weights))
+        except (RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"`{weights}` does not fit its encoder.json: {error}. Save the encoder again."
+            ) from error
+        encoder.preprocessing = restored(description.get("preprocessing"), folder)
+        return encoder.eval()
 
 
 def take_structure(encoder: Encoder, saved: Encoder) -> None:
@@ -279,31 +275,28 @@ def load_packed(path: str | Path) -> Encoder:
             "--format packed` writes it. Check the path."
         )
     with _described(folder / "packed.json"):
-        return _load_packed(folder)
-
-
-def _load_packed(folder: Path) -> Encoder:
-    description = read_json(folder / "packed.json")
-    file = folder / "packed.safetensors"
-    require_hash(file, description["sha256"], "export it again")
-    try:
-        tensors = load_file(file)
-        encoder = encoder_of(description)
-        for name, entry in description["weights"].items():
-            tensors[name] = _weight(tensors, name, entry)
-        grids = {
-            name: _grid(tensors, name, entry) for name, entry in description["activations"].items()
-        }
-        encoder.load_state_dict(tensors)
-        encoder.preprocessing = restored(description.get("preprocessing"), folder)
-    except (RuntimeError, SafetensorError, KeyError) as error:
-        raise ValueError(
-            f"`{file}` does not fit its packed.json: {error}. Export it again."
-        ) from error
-    for name, quantizer in grids.items():
-        module, _, side = name.rpartition(":")
-        _attach(encoder.get_submodule(module), side, quantizer)
-    return encoder.eval()
+        description = read_json(folder / "packed.json")
+        file = folder / "packed.safetensors"
+        require_hash(file, description["sha256"], "export it again")
+        try:
+            tensors = load_file(file)
+            encoder = encoder_of(description)
+            for name, entry in description["weights"].items():
+                tensors[name] = _weight(tensors, name, entry)
+            grids = {
+                name: _grid(tensors, name, entry)
+                for name, entry in description["activations"].items()
+            }
+            encoder.load_state_dict(tensors)
+            encoder.preprocessing = restored(description.get("preprocessing"), folder)
+        except (RuntimeError, SafetensorError, KeyError) as error:
+            raise ValueError(
+                f"`{file}` does not fit its packed.json: {error}. Export it again."
+            ) from error
+        for name, quantizer in grids.items():
+            module, _, side = name.rpartition(":")
+            _attach(encoder.get_submodule(module), side, quantizer)
+        return encoder.eval()
 
 
 def _weight(tensors: dict[str, Tensor], name: str, entry: Mapping[str, Any]) -> Tensor:
