@@ -83,7 +83,7 @@ def build(cls: type[Method], seed: int = 0, *, batch_norm: bool = False) -> Meth
         if type(default) is int and default > 32:
             keywords[name] = SMALL
         elif isinstance(default, Decoder):  # 25 million weights by default
-            keywords[name] = Decoder(width=24, depth=2, heads=2)
+            keywords[name] = Decoder(width=64, depth=2, heads=2)
         elif default is inspect.Parameter.empty:
             keywords[name] = _example(parameter.annotation, encoder)
     method = cls(encoder, **keywords).train()
