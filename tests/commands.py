@@ -109,6 +109,8 @@ def ended(
     """Run `function(*args)` in a process to its end; its exit code, and what it printed."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
+        for path in files:
+            path.touch()
         streams = [str(path) for path in files]
         with copied(function, args, streams, cwd=cwd, fault=fault, **changes) as process:
             process.join(180.0)
