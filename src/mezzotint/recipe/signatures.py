@@ -220,7 +220,6 @@ class Index:
         self.files: dict[str, _File] = {}
         self.classes: dict[str, ComponentEntry] = {}
         self.functions: dict[str, ComponentEntry] = {}
-        self._members: dict[str, dict[str, ComponentEntry]] = {}
         for path in sorted(root.rglob("*.py")):
             module = ".".join(("mezzotint", *path.relative_to(root).with_suffix("").parts))
             file = self.files[module] = _File(path, module)
@@ -370,13 +369,9 @@ class Index:
             None,
         )
 
+    @functools.cache  # noqa: B019 - each key of a recipe asks the one index
     def members(self, family: str) -> Mapping[str, ComponentEntry]:
         """The components that can stand where a family is expected, by kind."""
-        if family not in self._members:  # each key of a recipe asks
-            self._members[family] = self._find_members(family)
-        return self._members[family]
-
-    def _find_members(self, family: str) -> dict[str, ComponentEntry]:
         made_by_factory = {base for entry in self.functions.values() for base in entry.bases}
         classes = [
             e for e in self.classes.values() if not e.abstract and e.name not in made_by_factory
