@@ -106,8 +106,7 @@ def modality_of_data(data: Config) -> str:
     return str(class_of(data["kind"], "Source").modality)
 
 
-@functools.cache
-def members(family: str) -> dict[str, ComponentEntry]:
+def members(family: str) -> Mapping[str, ComponentEntry]:
     return index().members(family)
 
 
