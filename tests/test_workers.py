@@ -62,7 +62,7 @@ EXPECTED = [index * index for index in range(8)]
 def _short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_POLL_S", 0.2)
     # What PyTorch waits before it ends a worker that does not end by itself.
-    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
 
 
 @pytest.mark.parametrize("count", [0, 2])
