@@ -37,9 +37,9 @@ def _become(streams: Streams, cwd: str, environment: Mapping[str, str]) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):  # tests may run under nohup
         signal.signal(number, signal.SIG_DFL)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    for number, stream in enumerate(streams, start=1):
+    for descriptor, stream in enumerate(streams, start=1):
         source = os.open(stream, flags) if isinstance(stream, str) else stream.fileno()
-        os.dup2(source, number)
+        os.dup2(source, descriptor)
         if isinstance(stream, Connection):
             stream.close()
         else:
