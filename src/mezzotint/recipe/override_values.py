@@ -74,7 +74,7 @@ def _entry(family: str, value: Any) -> ComponentEntry | None:
     kind = value.get("kind") if isinstance(value, Mapping) else value
     if kind is None and family:
         kind = known.classes[family].kind
-    if kind in members:
+    if kind is not None and kind in members:
         return members[kind]
     # The sections of a transfer recipe have families of their own.
     return next(iter(known.kinds.get(str(kind), [])), None)
