@@ -164,7 +164,7 @@ def main() -> None:
         make = functools.partial(trained, chosen, SIZES[size], PILOT_SEED, epochs, folder)
         cells.ensure(f"pilot {size} {arm} {name}", make)
         return
-    epochs = {(size, arm): epochs_of(f"{size} {arm}", arm, size) for size in SIZES for arm in ARMS}
+    planned = {(size, arm): epochs_of(f"{size} {arm}", arm, size) for size in SIZES for arm in ARMS}
     order = [
         (f"{size} {arm} {seed}", size, arm, seed)
         for group, most in ((ARMS[:2], 5), (ARMS[2:], 3))
@@ -175,9 +175,9 @@ def main() -> None:
     ]
     waiting = [one for one in order if one[0] not in cells.found]
     for name, size, arm, seed in () if own.time else waiting:
-        chosen, folder = arms(teacher)[arm], own.out / name.replace(" ", "-")
-        count = epochs[size, arm]
-        cells.ensure(name, functools.partial(trained, chosen, SIZES[size], seed, count, folder))
+        folder, count = own.out / name.replace(" ", "-"), planned[size, arm]
+        settings = arms(teacher)[arm]
+        cells.ensure(name, functools.partial(trained, settings, SIZES[size], seed, count, folder))
 
 
 def seeds_of(cells: Cells, size: str, arm: str) -> list[int]:

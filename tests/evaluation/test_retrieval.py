@@ -100,4 +100,4 @@ def test_settings() -> None:
     )
     for bad in ({"metric": "dot"}, {"center": "queries"}, {"whiten": -1.0}):
         with pytest.raises(ValueError, match="must be .* got "):
-            Retrieval(**bad)  # type: ignore[arg-type]
+            Retrieval(**bad)

@@ -223,7 +223,7 @@ def _named(
         config = embedded[name].open_embedded(name).config
         return {**shared_settings(given, config["kind"]), **config}
     opener = _opener(name, input)
-    if kind in known and kind != given.get("kind") and kind != opener.kind:
+    if kind is not None and kind in known and kind != given.get("kind") and kind != opener.kind:
         key = next((key for key in ("root", "path") if key in known[kind].keys), None)
         if key is not None:
             return {"kind": kind, **shared_settings(given, kind), key: name}
