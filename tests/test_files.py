@@ -209,7 +209,7 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(
     rename = os.rename
 
     def fail(source: Path, to: Path) -> None:
-        if to == target and not source.name.endswith("old-onnx"):
+        if to == target and not source.name.startswith(".old-"):
             raise OSError("no")
         rename(source, to)
 
@@ -218,6 +218,21 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(
         (folder / "bad").touch()
     assert [p.name for p in (tmp_path / "exports").iterdir()] == ["onnx"]
     assert [p.name for p in target.rglob("*")] == ["data", "new"]
+
+
+@pytest.mark.parametrize("is_new_there", [False, True])
+def test_a_folder_whose_replacement_was_killed_is_there_again(
+    tmp_path: Path, is_new_there: bool
+) -> None:
+    """Killed between the two renames: the old folder is aside, and the new one may not be there."""
+    old, new = tmp_path / ".old-999999-onnx", tmp_path / ".tmp-999999-onnx"
+    for folder, text in ((old, "old"), (tmp_path / "onnx" if is_new_there else new, "new")):
+        folder.mkdir()
+        (folder / "model.onnx").write_text(text)
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+    expected = "new" if is_new_there else "old"
+    assert (tmp_path / "onnx" / "model.onnx").read_text() == expected
 
 
 def test_temporary_files_of_dead_processes_are_swept(tmp_path: Path) -> None:

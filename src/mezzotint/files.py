@@ -33,21 +33,22 @@ def shown(text: str) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-_TEMPORARY = re.compile(r"\.tmp-(\d+)(?:\.(\w+))?-")
+_TEMPORARY = re.compile(r"\.(tmp|old)-(\d+)(?:\.(\w+))?-")
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _DAY_S = 86_400.0
 _swept: set[Path] = set()
 
 
-def _temporary(path: Path, part: str = "") -> Path:
+def _temporary(path: Path, kind: str = "tmp") -> Path:
     """Name a temporary neighbor of this process, after removing those of processes that are gone.
 
-    A process looks once into a folder, which may have a million files.
+    A process looks once into a folder, which may have a million files. `kind` is `old` for what a
+    new folder replaces.
     """
     if path.parent not in _swept:
         _swept.add(path.parent)
         sweep(path.parent, recursive=False)
-    return path.with_name(f".tmp-{os.getpid()}.{_HOST}-{part}{path.name}")
+    return path.with_name(f".{kind}-{os.getpid()}.{_HOST}-{path.name}")
 
 
 @contextmanager
@@ -118,7 +119,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     Its content is on disk before its name is.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = _temporary(target), _temporary(target, "old-")
+    temporary, old = _temporary(target), _temporary(target, "old")
     temporary.mkdir()
     try:
         yield temporary
@@ -138,6 +139,8 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 def sweep(folder: Path, *, recursive: bool = True) -> list[Path]:
     """Remove temporary files and folders that killed processes left in a folder.
 
+    A folder that was about to be replaced gets its name back, unless the new one is there.
+
     Args:
         folder: to look into.
         recursive: look into its subfolders too.
@@ -146,8 +149,14 @@ def sweep(folder: Path, *, recursive: bool = True) -> list[Path]:
         What was removed.
     """
     removed = []
-    for path in list((folder.rglob if recursive else folder.glob)(".tmp-*")):
-        if _is_left_behind(path):
+    look = folder.rglob if recursive else folder.glob
+    for path in [*look(".tmp-*"), *look(".old-*")]:
+        match = _TEMPORARY.match(path.name)
+        if match and _is_left_behind(path, match):
+            target = path.with_name(path.name[match.end() :])
+            if match[1] == "old" and not os.path.lexists(target):
+                os.rename(path, target)
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -156,14 +165,13 @@ def sweep(folder: Path, *, recursive: bool = True) -> list[Path]:
     return removed
 
 
-def _is_left_behind(path: Path) -> bool:
+def _is_left_behind(path: Path, match: re.Match[str]) -> bool:
     """Whether the process that made a temporary file is gone; of another machine, for a day."""
-    match = _TEMPORARY.match(path.name)
-    if match is None or not os.path.lexists(path):
+    if not os.path.lexists(path):
         return False
-    if match[2] not in (None, _HOST):
+    if match[3] not in (None, _HOST):
         return time.time() - path.lstat().st_mtime > _DAY_S
-    return not is_owner_alive(int(match[1]), path)
+    return not is_owner_alive(int(match[2]), path)
 
 
 def is_owner_alive(pid: int, path: Path) -> bool:

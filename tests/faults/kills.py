@@ -233,7 +233,7 @@ def _left_behind(at: Path, marks: set[str], sessions: set[int]) -> Iterator[str]
         with contextlib.suppress(OSError):
             yield f"process {pid}: {Path(f'/proc/{pid}/cmdline').read_bytes()[:200]!r}"
             os.kill(pid, signal.SIGKILL)
-    for pattern in ("out/**/.tmp-*", "out/**/.*.tmp-*", ".tmp-*", "base/**/.tmp-*"):
+    for pattern in ("out/**/.tmp-*", "out/**/.*.tmp-*", ".tmp-*", "base/**/.tmp-*", "**/.old-*"):
         yield from (f"file {path.relative_to(at)}" for path in at.glob(pattern))
 
 
