@@ -1,6 +1,7 @@
 """The command line as a user meets it: one line for an error, the right exit code, no loss."""
 
 import errno
+import io
 import json
 import os
 import pickle
@@ -363,6 +364,8 @@ def test_output_that_nobody_takes_is_dropped(tmp_path: Path) -> None:
                 print("x" * 100_000, file=out, flush=True)
             assert out.buffer.raw.error == number  # type: ignore[attr-defined]
             out.detach()
+    for without_file in (io.StringIO(), io.TextIOWrapper(io.BytesIO())):  # as notebooks have
+        assert tolerant(without_file) is without_file
 
 
 def test_names_cannot_command_the_terminal(tmp_path: Path) -> None:

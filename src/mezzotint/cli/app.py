@@ -152,19 +152,25 @@ class _Output(io.FileIO):
         return memoryview(data).nbytes
 
 
-def tolerant(stream: TextIO | None) -> io.TextIOWrapper:
+def tolerant(stream: TextIO | None) -> TextIO:
     """Return a stream that writes where another one does, and never raises.
 
     Args:
-        stream: standard output or error; `None` where the shell has closed it.
+        stream: standard output or error; `None` where the shell has closed it. One without a file
+            descriptor, such as a notebook's, is returned as it is.
     """
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    try:
+        raw = _Output(stream.fileno(), "w", closefd=False)
+    except io.UnsupportedOperation:
+        return stream
     stream.flush()
-    raw = _Output(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors,
-        line_buffering=raw.isatty() or raw.fileno() == 2,
+        line_buffering=stream.line_buffering or stream.write_through or raw.fileno() == 2,
     )  # fmt: skip
 
 
@@ -172,7 +178,7 @@ def _with_lost_output(code: int, streams: Iterable[TextIO]) -> int:
     """Say that a disk behind the output was full, and return the exit code."""
     for stream in streams:
         stream.flush()
-        lost = getattr(getattr(stream.buffer, "raw", None), "error", 0)
+        lost = getattr(getattr(getattr(stream, "buffer", None), "raw", None), "error", 0)
         if lost in _FULL and code == 0:
             text = f"The output could not be written ({os.strerror(lost)}). Free some space."
             return _fail(text, 1)
