@@ -363,7 +363,7 @@ def test_output_that_nobody_takes_is_dropped(tmp_path: Path) -> None:
             for _ in range(3):
                 print("x" * 100_000, file=out, flush=True)
             assert out.buffer.raw.error == number  # type: ignore[attr-defined]
-            out.detach()
+            out.detach()  # type: ignore[attr-defined]
     for without_file in (io.StringIO(), io.TextIOWrapper(io.BytesIO())):  # as notebooks have
         assert tolerant(without_file) is without_file
 
