@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,19 @@ def test_the_environment_names_versions_and_no_variables(monkeypatch: pytest.Mon
     facts = environment("cpu")
     assert facts["torch"] == torch.__version__ and facts["device"] == "cpu"
     assert "canary" not in json.dumps(facts)
+
+
+def test_workers_of_a_killed_process_are_awaited(tmp_path: Path) -> None:
+    """They have its lock for some seconds; the next start must not be refused."""
+    began = time.monotonic()
+    killed = os.fork()
+    if killed == 0:
+        with locked(tmp_path):
+            if os.fork() == 0:
+                time.sleep(0.5)  # a worker, which has not noticed yet
+            os._exit(0)  # without cleaning up
+    os.waitpid(killed, 0)
+    with locked(tmp_path):
+        assert 0.3 < time.monotonic() - began < 10.0
+        with pytest.raises(RunDirectoryInUse, match=f"process {os.getpid()} on"), locked(tmp_path):
+            pass
