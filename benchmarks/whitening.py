@@ -23,12 +23,12 @@ from mezzotint.evaluation.features import Extraction, Whitening
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.measurement import Measurement
+from mezzotint.evaluation.results import student
 from mezzotint.evaluation.suite import measure
 from mezzotint.train.loop import Trainer
 
 _SHRINKAGES = (3.0, 1.0, 0.3, 0.1)
 _ARMS = ("handmade", "untrained", "trained")
-_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
 def scores(bench: Bench, measurement: Measurement, found: Extraction) -> dict[str, float]:
@@ -65,7 +65,7 @@ def run(bench: Bench, arm: str, seed: int, seconds: float) -> dict[str, float]:
 
 def table(done: list[dict[str, Any]]) -> None:
     """Print what each treatment gains over features as they are, in the mean over sets."""
-    print("| features | probe | as they are | " + " | ".join(("centered", *map(str, _SHRINKAGES))))
+    print(f"| features | probe | as they are | centered | {' | '.join(map(str, _SHRINKAGES))} |")
     print("|" + "---|" * (4 + len(_SHRINKAGES)))
     for arm in _ARMS:
         for probe in ("knn", "linear"):
@@ -74,8 +74,7 @@ def table(done: list[dict[str, Any]]) -> None:
             gains = []
             for name in ("centered", *(f"{s:g}" for s in _SHRINKAGES)):
                 gain = [found[f"{probe} {name}"] - found[probe] for found in own]
-                half = _T[len(gain)] * statistics.stdev(gain) / len(gain) ** 0.5
-                mean = statistics.fmean(gain)
+                mean, half = statistics.fmean(gain), student(gain)
                 text = f"{mean:+.3f} ± {half:.3f}"
                 gains.append(f"**{text}**" if abs(mean) > half else text)
             print(f"| {arm} | {probe} | {plain:.3f} | {' | '.join(gains)} |")

@@ -299,3 +299,5 @@ def test_whitening_of_features_that_do_not_vary_is_finite(x: torch.Tensor) -> No
     assert Whitening.fit(x, 0.3)(x).abs().max() <= 1.0
     with pytest.raises(ValueError, match="no features to fit"):
         Whitening.fit(x[:0], 0.3)
+    with pytest.raises(ValueError, match="must be finite, got NaN or inf"):
+        Whitening.fit(x / 0.0, 0.3)

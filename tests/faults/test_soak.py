@@ -66,7 +66,7 @@ def test_each_reader_reads_its_good_file(tmp_path: Path) -> None:
     for position, reader in enumerate(fuzz.readers()):
         folder = tmp_path / str(position)
         folder.mkdir()
-        fuzz.good_value(reader, folder)
+        assert fuzz.good_value(reader, folder) is not None, reader.name
 
 
 def test_wrong_errors_crashes_time_and_memory_are_told_apart(

@@ -25,7 +25,8 @@ from mezzotint.types import Input, Unreadable
 from mezzotint.workers import read_in_workers
 
 WHITEN = 1.0
-"""Shrinkage of the whitening that measured best; see `docs/evaluation.md`."""
+"""Default shrinkage of `embed --whiten fit`: kNN of trained encoders gained most with it, see
+`benchmarks/results/whitening.md`."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and their total, of this process."""
@@ -64,10 +65,14 @@ class Whitening:
                 leave the features as they are, but for the mean and one factor.
 
         Raises:
-            ValueError: without rows.
+            ValueError: without rows, or for features that are not finite.
         """
         if not len(x):
             raise ValueError("There are no features to fit a whitening to. Check the data.")
+        if not x.isfinite().all():
+            raise ValueError(
+                "Features to whiten must be finite, got NaN or inf. Check the encoder."
+            )
         dim = x.shape[1]
         if dim > _DENSE:
             x = x[torch.linspace(0, len(x) - 1, min(len(x), _DENSE)).round().long()]

@@ -136,7 +136,7 @@ class KNN(Probe):
             metric=self.metric,
             temperature=float(self.temperature),
             center=self.center,
-            **({} if self.whiten is None else {"whiten": float(self.whiten)}),
+            whiten=self.whiten,
         )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:

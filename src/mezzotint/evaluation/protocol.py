@@ -75,9 +75,10 @@ class Protocol:
     input_bits: int | None = None
 
     @classmethod
-    def of(cls, probe: str, version: int = 1, /, **settings: Setting) -> "Protocol":
-        """Make the protocol of a probe from its settings, in the order given."""
-        return cls(probe=probe, version=version, settings=tuple(settings.items()))
+    def of(cls, probe: str, version: int = 1, /, **settings: Setting | None) -> "Protocol":
+        """Make the protocol of a probe from its settings, in the order given, without `None`."""
+        given = tuple((name, value) for name, value in settings.items() if value is not None)
+        return cls(probe=probe, version=version, settings=given)
 
     @property
     def ptq_method(self) -> str:

@@ -55,9 +55,8 @@ class Retrieval(Probe):
     @property
     def protocol(self) -> Protocol:
         """`retrieval/1` and all settings."""
-        whiten = {} if self.whiten is None else {"whiten": float(self.whiten)}
         return Protocol.of(
-            "retrieval", metric=self.metric, center=self.center, ties="last", **whiten
+            "retrieval", metric=self.metric, center=self.center, ties="last", whiten=self.whiten
         )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:

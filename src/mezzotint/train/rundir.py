@@ -10,14 +10,13 @@ import shlex
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from mezzotint._version import __version__
-from mezzotint.files import is_owner_alive, sweep
+from mezzotint.files import sweep
 
 
 class RunDirectoryInUse(ValueError):
@@ -45,7 +44,6 @@ _OWN = frozenset(
 )
 """What a run, and the verbs that write into its directory, leave there."""
 _LOCK = ".lock"
-_WORKERS_END_S = 20.0  # PyTorch's loader looks every five seconds for its parent
 _PHASE = re.compile(r"\d+-\w+$")
 
 
@@ -98,7 +96,7 @@ def _content(out: Path) -> list[str]:
 
 def _is_held(lock: Path) -> bool:
     with lock.open("a", encoding="utf-8") as file:
-        return not _lock(file, lock)
+        return not _lock(file)
 
 
 def _remove_run(out: Path, content: Sequence[str]) -> None:
@@ -128,12 +126,26 @@ def _remove_run(out: Path, content: Sequence[str]) -> None:
                 path.unlink()
 
 
+_held: set[TextIO] = set()
+
+
+def _close_copies() -> None:
+    """Close the parent's locks: workers outlive a killed one by seconds, and would hold them."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_copies)
+
+
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Lock a run's directory for this process.
 
     The lock belongs to the open file, so that it ends with its process, however that ends, on
-    whatever host. A file system without locks locks nothing.
+    whatever host; forked processes, such as workers, close their copy. A file system without locks
+    locks nothing.
 
     Raises:
         RunDirectoryInUse: when another running process has locked it.
@@ -141,7 +153,7 @@ def locked(out: Path) -> Iterator[None]:
     lock = out / _LOCK
     while True:
         file = lock.open("a+", encoding="utf-8")
-        if not _lock(file, lock):
+        if not _lock(file):
             file.seek(0)
             owner = file.read().split()
             file.close()
@@ -154,41 +166,18 @@ def locked(out: Path) -> Iterator[None]:
             break
         file.close()  # its owner removed it in the meantime: lock the new one
     with file:
+        _held.add(file)
         file.truncate(0)
         file.write(f"{os.getpid()} {socket.gethostname()}\n")
         file.flush()
         try:
             yield
         finally:
+            _held.discard(file)
             lock.unlink(missing_ok=True)
 
 
-def _lock(file: TextIO, path: Path) -> bool:
-    """Lock an open file unless a running process has it.
-
-    Workers share the lock of a process that was killed, and end some seconds after it; so they are
-    awaited.
-    """
-    until = time.monotonic() + _WORKERS_END_S
-    while not _try_lock(file):
-        if _is_owner_running(path) or time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def _is_owner_running(lock: Path) -> bool:
-    """Whether the process that a lock names is running, as far as this machine can tell."""
-    try:
-        number, host = lock.read_text(encoding="utf-8").split()
-        return host != socket.gethostname() or is_owner_alive(int(number), lock)
-    except FileNotFoundError:
-        return False
-    except ValueError:
-        return True  # its owner has not written it yet
-
-
-def _try_lock(file: TextIO) -> bool:
+def _lock(file: TextIO) -> bool:
     """Lock an open file if nobody else has; a file system without locks locks nothing."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
