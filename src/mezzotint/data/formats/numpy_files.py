@@ -46,6 +46,8 @@ def numpy_arrays(
         return arrays
     except Exception as error:  # a damaged file can raise nearly any exception
         detail = " ".join(str(error).split())[:160] or type(error).__name__
+        if "allow_pickle" in detail:  # numpy's own advice is to read it unsafely
+            detail = "it has objects, or is no file of numpy"
         raise ValueError(
             f"`{path}` cannot be read ({detail}). It must be {expected}, never a pickle. Write it "
             "again with np.savez."
