@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mezzotint.data.source import FOLD, Index, Task
+from mezzotint.data.source import FOLD, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation import progress
 from mezzotint.evaluation.features import Extraction
@@ -173,7 +173,7 @@ def measure(
 def splits(
     extraction: Extraction, tasks: Sequence[Task]
 ) -> Iterator[tuple[Task, Features, Features]]:
-    """Yield each task with its training and test features.
+    """Yield each task with the training and test features of samples that were read and labeled.
 
     Raises:
         ValueError: when training and test samples of a task overlap.
@@ -190,29 +190,27 @@ def splits(
                 f"Task `{task.name}` has {len(shared)} samples in both training and test, the "
                 f"first of index {shared[0]}. Split the task again."
             )
-        train, test = (_part(extraction, position, task, side) for side in (task.train, task.test))
+        tags = task.kind == "tag"
+        every = torch.from_numpy(np.asarray(task.labels, dtype=np.bool_ if tags else np.int64))
+        sides = []
+        for side in (task.train, task.test):
+            requested = torch.from_numpy(np.asarray(side, dtype=np.int64))
+            requested = requested[requested < len(position)]
+            labels, rows = every[requested], position[requested]
+            # A negative label means none; a sample without any tag is a sample all the same.
+            usable = rows >= 0 if tags else (rows >= 0) & (labels >= 0)
+            validation = None
+            if len(task.validation):
+                validation = torch.from_numpy(np.isin(requested[usable].numpy(), task.validation))
+            sides.append(Features(extraction.x[rows[usable]], labels[usable], validation))
+        train, test = sides
         yield task, train, test
 
 
 def of_task(row: Row, task: Task, train: Features, test: Features) -> Row:
     """Return the row with the task in its metric, and the sizes of the split in its protocol."""
-    sized = row.with_protocol(train=len(train.x), test=len(test.x))
-    return dataclasses.replace(sized, metric=f"{task.name}/{row.metric}")
-
-
-def _part(extraction: Extraction, position: Tensor, task: Task, indices: Index) -> Features:
-    """Return the features of the samples that were read and have a label."""
-    requested = torch.from_numpy(np.asarray(indices, dtype=np.int64))
-    requested = requested[requested < len(position)]
-    tags = task.kind == "tag"
-    labels = torch.from_numpy(np.asarray(task.labels, dtype=np.bool_ if tags else np.int64))
-    labels, rows = labels[requested], position[requested]
-    # A negative label means none; a sample without any tag is a sample all the same.
-    usable = rows >= 0 if tags else (rows >= 0) & (labels >= 0)
-    validation = None
-    if len(task.validation):
-        validation = torch.from_numpy(np.isin(requested[usable].numpy(), task.validation))
-    return Features(extraction.x[rows[usable]], labels[usable], validation)
+    protocol = dataclasses.replace(row.protocol, train=len(train.x), test=len(test.x))
+    return dataclasses.replace(row, metric=f"{task.name}/{row.metric}", protocol=protocol)
 
 
 def over_folds(rows: Sequence[Row]) -> Iterator[Row]:

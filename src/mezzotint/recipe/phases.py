@@ -48,9 +48,11 @@ def unfold(config: Mapping[str, Any]) -> list[Unfolded]:
         RecipeError: when `phases` is not a list of phases.
     """
     base = {key: value for key, value in config.items() if key not in ("phases", "load")}
+    if "phases" not in config and not config.get("load"):
+        return [("", {}, base)]
     start = _load_of(config, "load")
     if "phases" not in config:
-        return [_phase(base, 0, {"load": start})] if start else [("", {}, base)]
+        return [_phase(base, 0, {"load": start})]
     phases = config["phases"]
     if (
         not isinstance(phases, list)

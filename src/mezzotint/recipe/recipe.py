@@ -7,17 +7,12 @@ phase is built once, into a `Recipe` of objects.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mezzotint.recipe.phases import (
-    check_parts,
-    refuse_other_recipe,
-    refuse_two_starts,
-    unfold,
-)
+from mezzotint.recipe.phases import check_parts, refuse_other_recipe, refuse_two_starts, unfold
 from mezzotint.recipe.reading import (
     apply_overrides,
     dump_yaml,
@@ -144,8 +139,11 @@ def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     return {name: resolve(config.get(name) or {}, FAMILIES[name], name) for name in known}
 
 
-def resolve_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the sections of a recipe and fill in defaults; a RecipeError says what is refused."""
+def resolve_recipe(config: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
+    """Check the sections of a recipe and fill in defaults; a RecipeError says what is refused.
+
+    Sections in `own` hold a class of the user's own, and stay as they are.
+    """
     for name in config:
         if name not in FAMILIES and name not in OPTIONAL:
             known = [*FAMILIES, *OPTIONAL]
@@ -159,7 +157,8 @@ def resolve_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
             needed = ", ".join(f for f in FAMILIES if f not in DEFAULTS)
             raise RecipeError(f"`{name}` is missing. A recipe needs the sections {needed}.")
         value = config.get(name, DEFAULTS.get(name))
-        resolved[name] = resolve({} if value is None else value, family, name)
+        value = {} if value is None else value
+        resolved[name] = value if name in own else resolve(value, family, name)
     for name, family in OPTIONAL.items():
         if config.get(name) is not None:
             resolved[name] = resolve(config[name], family, name)

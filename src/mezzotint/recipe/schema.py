@@ -295,38 +295,31 @@ def class_of(kind: str, family: str) -> Any:
     return getattr(importlib.import_module(entry.module), entry.name)
 
 
-def construct(
-    config: Mapping[str, Any], family: str, injected: Mapping[str, tuple[Any, ...]]
-) -> Any:
+def construct(config: Any, family: Any, injected: Mapping[str, tuple[Any, ...]]) -> Any:
     """Make the object that resolved plain data describes.
 
     Args:
-        config: as `resolve` returns it.
-        family: of the component.
+        config: as `resolve` returns it; a value of one of its keys.
+        family: of the component, by name; for a value the type of its key.
         injected: positional arguments, by family (an encoder's input, a method's encoder).
     """
-    members = index().members(family)
-    entry = members[config.get("kind", index().classes[family].kind)]
+    if isinstance(family, Alternatives):
+        if not isinstance(config, (Mapping, list)):
+            return config
+        form = Member if isinstance(config, Mapping) else ListOf
+        family = next(option for option in family.options if isinstance(option, form))
+    if isinstance(family, ListOf):
+        return [construct(item, family.item, injected) for item in config]
+    if isinstance(family, Member):
+        if config is None:
+            return None
+        family = family.family
+    if not isinstance(family, str):
+        is_tuple = typing.get_origin(family) is tuple and isinstance(config, list)
+        return tuple(config) if is_tuple else config
+    entry = index().members(family)[config.get("kind", index().classes[family].kind)]
     product = getattr(importlib.import_module(entry.module), entry.name)
     families = index().families_of(entry)
     positional = next((injected[f] for f in injected if f in families), ())
-    keywords = {k: _construct(config[k], key.type, injected) for k, key in entry.keys.items()}
+    keywords = {k: construct(config[k], key.type, injected) for k, key in entry.keys.items()}
     return product(*positional, **keywords)
-
-
-def _construct(value: Any, kind: Any, injected: Mapping[str, tuple[Any, ...]]) -> Any:
-    if isinstance(kind, Member) and value is not None:
-        return construct(value, kind.family, injected)
-    if isinstance(kind, ListOf):
-        return [_construct(item, kind.item, injected) for item in value]
-    if isinstance(kind, Alternatives):
-        if isinstance(value, Mapping):
-            return _construct(
-                value, next(o for o in kind.options if isinstance(o, Member)), injected
-            )
-        if isinstance(value, list):
-            return _construct(
-                value, next(o for o in kind.options if isinstance(o, ListOf)), injected
-            )
-        return value
-    return tuple(value) if typing.get_origin(kind) is tuple and isinstance(value, list) else value

@@ -19,17 +19,13 @@ from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.onnx import load_exported
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.methods.method import Method
+from mezzotint.methods.method import BranchName, Method
 from mezzotint.optim.optimizer import SGD
+from mezzotint.recipe.phases import unfold
 from mezzotint.recipe.reading import apply_overrides, read_raw
-from mezzotint.recipe.recipe import (
-    Recipe,
-    read_encoder,
-    read_recipe,
-    require_one_modality,
-)
-from mezzotint.recipe.schema import FAMILIES, OPTIONAL, RecipeError, construct, resolve
-from mezzotint.runs.reuse import branch_of, load_branch
+from mezzotint.recipe.recipe import Recipe, read_encoder, require_one_modality, resolve_recipe
+from mezzotint.recipe.schema import FAMILIES, RecipeError, construct, resolve
+from mezzotint.runs.reuse import Part, branch_of, load_branch
 from mezzotint.runs.settings import Evaluate
 from mezzotint.train.settings import Run
 from mezzotint.types import Input
@@ -79,28 +75,40 @@ def subject(
     Raises:
         ValueError: when there is no encoder, or the data cannot be opened or does not fit it.
     """
-    run = run_of(path)
-    if run is not None and data is None and model is None:
-        return _of_run(run, overrides)
+    folder = run_of(path)
     if Path(path).suffix in _YAML:
         return _of_file(Path(path), overrides)
-    encoder = encoder_at(path, lambda: _input_of(overrides, path), model=model)
-    others = [o for o in overrides if not o.startswith("data")]
-    wrong = next((o for o in others if not o.startswith(("run.", "evaluate."))), None)
-    if wrong is not None:
-        raise RecipeError(
-            f"{wrong!r} cannot be set for an encoder that is trained. Override data, run or "
-            "evaluate."
+    if folder is None or data is not None or model is not None:
+        return _of_encoder(path, data, overrides, model)
+    encoder = load_encoder(folder)
+    kind, own = kind_in(overrides), own_sections(folder)
+    if kind is None or kind == read_run(folder)["data"]["kind"]:
+        config = read_run(folder, overrides)
+        _require_known(folder, own, config)
+        if any(text.startswith("data.reader") for text in overrides):
+            raise RecipeError(
+                "`data.reader` cannot be set for a run that is trained: its images are mapped by "
+                "the range of training. Train again to change it."
+            )
+        config["data"] = with_fitted(config["data"], folder, encoder)
+    else:  # other data, read with the settings of the run's
+        named = [text for text in overrides if text.startswith("data")]
+        config = read_run(folder, [text for text in overrides if text not in named])
+        config["data"] = source_config(
+            None, encoder.input, trained_on(folder, encoder), overrides=named, encoder=folder
         )
-    if isinstance(data, Source):
-        source = data
-        require_fit(source, encoder.input, source.kind)
-    else:
-        own = [o for o in overrides if o.startswith("data")]
-        source = open_data(path, encoder, data, own)
-    loop, settings = _sections(run, others)
-    workers = loop.loader.processes(source)
-    return Subject(encoder, source, settings, workers, untrained_of(encoder))
+        _require_known(folder, own, config)
+    source, run, settings = (construct(config[name], FAMILIES[name], {}) for name in _SECTIONS)
+    if "views" not in own:
+        require_one_modality(config, source.input.modality)
+    network = settings.branch, settings.part
+    if network != ("online", "backbone"):
+        encoder = load_branch(folder, Recipe.build(config, source), *network)
+    untrained = None
+    if "method" not in own or "mup" not in config:
+        untrained = _untrained_of_run(config, source, encoder, network)
+    most = config.get("budget", {}).get("samples")
+    return Subject(encoder, source, settings, run.loader.processes(source), untrained, most)
 
 
 def encoder_at(
@@ -204,21 +212,19 @@ def trained_on(path: str | Path, encoder: Encoder) -> Mapping[str, Any]:
     measured = encoder.preprocessing.get("source", {})
     if measured.get("kind") == source["kind"]:
         source |= {key: value for key, value in measured.items() if source.get(key) is None}
-        source = _with_reader(source, encoder)
+        source = with_fitted(source, run, encoder)
     return {**encoder.preprocessing, "source": source}
 
 
 def with_fitted(data: Mapping[str, Any], path: Path, encoder: Encoder) -> dict[str, Any]:
-    """Return a section `data` that uses what was fitted in training, where its kind can."""
+    """Return a section `data` that uses what was fitted in training, where its kind can.
+
+    That is the encoding of a table's columns, or the range by which a reader maps values.
+    """
     if data["kind"] == "labeled":
         return {**data, "source": with_fitted(data["source"], path, encoder)}
     if "columns" in encoder.preprocessing and "fitted" in keys_of(data["kind"]):
         return {**data, "fitted": str(path.resolve())}
-    return _with_reader(data, encoder)
-
-
-def _with_reader(data: Mapping[str, Any], encoder: Encoder) -> dict[str, Any]:
-    """Return a section `data` whose reader maps values by the range of training."""
     fitted = (encoder.preprocessing.get("source") or {}).get("reader")
     if not fitted or not isinstance(data.get("reader"), Mapping):
         return dict(data)
@@ -263,15 +269,8 @@ def own_sections(run: Path) -> list[str]:
 
 def read_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read the recipe of a run as `read_recipe` does; classes of one's own stay as they are."""
-    own = own_sections(run)
-    if not own:
-        return read_recipe(run, overrides)
-    raw = read_raw(run, overrides)
-    families = FAMILIES | {name: OPTIONAL[name] for name in OPTIONAL if raw.get(name) is not None}
-    return {
-        name: raw[name] if name in own else resolve(raw[name], family, name)
-        for name, family in families.items()
-    }
+    _, _, last = unfold(read_raw(run, overrides))[-1]
+    return resolve_recipe(last, own_sections(run))
 
 
 class _Holder(Method, abstract=True):
@@ -314,46 +313,46 @@ def _require_known(folder: Path, own: Sequence[str], config: Mapping[str, Any]) 
         )
 
 
-def _of_run(folder: Path, overrides: Sequence[str]) -> Subject:
-    encoder = load_encoder(folder)
-    kind, own = kind_in(overrides), own_sections(folder)
-    if kind in (None, read_run(folder)["data"]["kind"]):
-        config = read_run(folder, overrides)
-        _require_known(folder, own, config)
-        if any(text.startswith("data.reader") for text in overrides):
-            raise RecipeError(
-                "`data.reader` cannot be set for a run that is trained: its images are mapped by "
-                "the range of training. Train again to change it."
-            )
-        config["data"] = with_fitted(config["data"], folder, encoder)
-    else:  # other data, read with the settings of the run's
-        named = [text for text in overrides if text.startswith("data")]
-        config = read_run(folder, [text for text in overrides if text not in named])
-        config["data"] = source_config(
-            None, encoder.input, trained_on(folder, encoder), overrides=named, encoder=folder
+def _of_encoder(
+    path: str | Path, data: str | Source | None, overrides: Sequence[str], model: Encoder | None
+) -> Subject:
+    """Load an encoder without a recipe, or measure that of a run on other data."""
+    encoder = encoder_at(path, lambda: _input_of(overrides, path), model=model)
+    others = [o for o in overrides if not o.startswith("data")]
+    wrong = next((o for o in others if not o.startswith(("run.", "evaluate."))), None)
+    if wrong is not None:
+        raise RecipeError(
+            f"{wrong!r} cannot be set for an encoder that is trained. Override data, run or "
+            "evaluate."
         )
-        _require_known(folder, own, config)
-    data, run, settings = (construct(config[name], FAMILIES[name], {}) for name in _SECTIONS)
-    if "views" not in own:
-        require_one_modality(config, data.input.modality)
-    network = settings.branch, settings.part
-    if network != ("online", "backbone"):
-        encoder = load_branch(folder, Recipe.build(config, data), *network)
+    if isinstance(data, Source):
+        source = data
+        require_fit(source, encoder.input, source.kind)
+    else:
+        own = [o for o in overrides if o.startswith("data")]
+        source = open_data(path, encoder, data, own)
+    loop, settings = _sections(run_of(path), others)
+    workers = loop.loader.processes(source)
+    return Subject(encoder, source, settings, workers, untrained_of(encoder))
+
+
+def _untrained_of_run(
+    config: Mapping[str, Any], data: Source, encoder: Encoder, network: tuple[BranchName, Part]
+) -> Callable[[int], Encoder]:
+    """Return what makes a part of a run's network with fresh weights."""
 
     def untrained(seed: int) -> Encoder:
         made = untrained_of(encoder) if network == ("online", "backbone") else None
         if made is not None and "mup" not in config:  # roles follow from the method too
             return made(seed).eval()
-        fresh = config | {"run": config["run"] | {"seed": seed}}
+        fresh = {**config, "run": config["run"] | {"seed": seed}}
         # Weights that training started from are trained ones.
         for section, key in (("encoder", "pretrained_path"), ("method", "init")):
             if key in config[section]:
                 fresh[section] = config[section] | {key: None}
         return branch_of(Recipe.build(fresh, data).method, *network).eval()
 
-    most = config.get("budget", {}).get("samples")
-    again = None if "method" in own and "mup" in config else untrained
-    return Subject(encoder, data, settings, run.loader.processes(data), again, most)
+    return untrained
 
 
 def _of_file(path: Path, overrides: Sequence[str]) -> Subject:
