@@ -15,8 +15,8 @@ from mezzotint.encoders.resnet import resnet10
 from mezzotint.encoders.timm import timm
 from mezzotint.export.packed import save_packed
 from mezzotint.quant.bitwidth import Bits
+from mezzotint.quant.convert import QuantizationPolicy
 from mezzotint.quant.fake import Layout, WeightQuantizer
-from mezzotint.quant.qconfig import QuantizationPolicy
 from mezzotint.types import Input
 
 INPUT = Input((3, 16, 16), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

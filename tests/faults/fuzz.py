@@ -320,7 +320,7 @@ def encoder_files(*, sealed: bool = False) -> tuple[dict[str, bytes], dict[str, 
     from mezzotint.export.packed import save_packed
     from mezzotint.quant import quantize_
     from mezzotint.quant.bitwidth import Bits
-    from mezzotint.quant.qconfig import policy_of
+    from mezzotint.quant.convert import policy_of
     from mezzotint.types import Input
 
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from mezzotint.codebooks.kmeans import kmeans
 from mezzotint.encoders.decoder import Decoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.evaluation.metrics import classification
-from mezzotint.methods.bridle_tokenizer import distance
+from mezzotint.methods.bridle import distance
 from mezzotint.methods.code_targets import Targets, code_loss
 from mezzotint.methods.tokenizer import Estimator, LearnedTokenizer
 from mezzotint.modality.patches import SinCos, grid_positions

@@ -8,10 +8,18 @@ import torch
 
 from mezzotint.augment.masking import RandomMask
 from mezzotint.codebooks import FSQ, VQ, Codebook, RandomProjection
-from mezzotint.methods.bridle_joint import BRIDLEJoint
-from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer
+from mezzotint.methods.bridle import BRIDLEJoint, BRIDLETokenizer, distance
 from mezzotint.methods.tokenizer import ColdStart, LearnedTokenizer
-from tests.methods.tiny_bridle import book, bridle, patterned, tokenizer_phase, train, views, vit
+from tests.methods.tiny_bridle import (
+    DECODER,
+    book,
+    bridle,
+    patterned,
+    tokenizer_phase,
+    train,
+    views,
+    vit,
+)
 
 
 @pytest.mark.parametrize(
@@ -141,3 +149,64 @@ def test_silence_is_refused() -> None:
 def test_bad_settings_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_tokenizer_learns_the_features_of_a_teacher_that_stays_to_the_bit() -> None:
+    method = tokenizer_phase()
+    before = {key: value.clone() for key, value in method.encoder.state_dict().items()}
+    with torch.no_grad():
+        first = float(method(views(patterned())).logs["cosine"])
+    logs = train(method, 60)
+    assert logs["cosine"] > first + 0.3 and logs["cosine"] > 0.5
+    assert logs["codes/usage_1"] > 0.6
+    assert all(
+        torch.equal(value, before[key]) for key, value in method.encoder.state_dict().items()
+    )
+    assert not method.encoder.training and method.tokenizer.training
+
+
+def test_distance_is_one_minus_the_cosine_and_finite_at_zero() -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 3, 4) + 5.0
+    expected = sum(
+        1.0
+        - float(torch.dot(a[i, j], b[i, j]).detach() / (a[i, j].detach().norm() * b[i, j].norm()))
+        for i in range(2)
+        for j in range(3)
+    )
+    assert float(distance(a, b, center=False).detach()) == pytest.approx(expected / 6, rel=1e-5)
+    torch.testing.assert_close(
+        distance(a, b, center=True), distance(a, b - b.mean((0, 1)), center=False)
+    )
+    zero = torch.zeros(2, 3, 4, requires_grad=True)
+    torch.autograd.backward(distance(zero, zero, center=True))
+    assert zero.grad is not None and zero.grad.isfinite().all()
+
+
+def test_joint_trains_the_tokenizer_in_every_nth_step_alone() -> None:
+    method = BRIDLEJoint(
+        vit(), codebook=book(8, 2), decoder=DECODER, estimator_depth=1, every=3, weight=0.5
+    ).train()
+    moved = []
+    for step in range(7):
+        books = method.codebook.state_dict()["books.vectors"].clone()
+        method.zero_grad()
+        method(views(patterned(step=step), step)).loss.backward()
+        gradient = sum(
+            float(p.grad.abs().sum()) for p in method.tokenizer.parameters() if p.grad is not None
+        )
+        changed = not torch.equal(books, method.codebook.state_dict()["books.vectors"])
+        assert changed == (gradient > 0)
+        moved.append(changed)
+        method.after_step(0.5)
+    assert moved == [True, False, False, True, False, False, True]
+
+
+def test_no_gradient_of_the_tokenizer_reaches_the_encoder() -> None:
+    turn = BRIDLEJoint(vit(), codebook=book(8, 2), decoder=DECODER, estimator_depth=1, weight=9.0)
+    plain = BRIDLEJoint(vit(), codebook=book(8, 2), decoder=DECODER, estimator_depth=1, weight=1e-9)
+    plain.load_state_dict(turn.state_dict())
+    for method in (turn, plain):
+        method.train()(views(patterned())).loss.backward()
+    for one, two in zip(turn.encoder.parameters(), plain.encoder.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad)

@@ -12,9 +12,7 @@ import torch.distributed as td
 from torch import nn
 
 from mezzotint.encoders.resnet import resnet18
-from mezzotint.methods.bridle import BRIDLE
-from mezzotint.methods.bridle_joint import BRIDLEJoint
-from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer
+from mezzotint.methods.bridle import BRIDLE, BRIDLEJoint, BRIDLETokenizer
 from mezzotint.methods.mae import MAE
 from mezzotint.seeding import Draws
 from mezzotint.types import Views

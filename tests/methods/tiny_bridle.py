@@ -8,8 +8,7 @@ from torch import Tensor
 from mezzotint.codebooks import EMA, RQ, Codebook
 from mezzotint.encoders.decoder import Decoder
 from mezzotint.encoders.vit import ViT
-from mezzotint.methods.bridle import BRIDLE
-from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer
+from mezzotint.methods.bridle import BRIDLE, BRIDLETokenizer
 from mezzotint.methods.method import Method
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views

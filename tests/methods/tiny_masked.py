@@ -11,9 +11,7 @@ from mezzotint.augment.masking import RandomMask
 from mezzotint.codebooks import EMA, RQ, VQ
 from mezzotint.encoders.decoder import Decoder
 from mezzotint.encoders.vit import ViT
-from mezzotint.methods.bridle import BRIDLE
-from mezzotint.methods.bridle_joint import BRIDLEJoint
-from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer
+from mezzotint.methods.bridle import BRIDLE, BRIDLEJoint, BRIDLETokenizer
 from mezzotint.methods.mae import MAE
 from mezzotint.methods.method import Method
 from mezzotint.methods.tokenizer import LearnedTokenizer

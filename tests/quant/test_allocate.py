@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from mezzotint import quant
 from mezzotint.encoders.resnet import ResNet
 from mezzotint.quant.allocate import allocate_, solve
-from mezzotint.quant.convert import parameter_of, quantized_layers
-from mezzotint.quant.qconfig import QuantizationPolicy
+from mezzotint.quant.convert import QuantizationPolicy, parameter_of, quantized_layers
 
 Digits = tuple[Tensor, Tensor]
 

@@ -17,8 +17,7 @@ from mezzotint.quant.batch_norm import (
     reestimate_batch_norm_,
     statistics,
 )
-from mezzotint.quant.convert import quantized_layers
-from mezzotint.quant.qconfig import QuantizationPolicy
+from mezzotint.quant.convert import QuantizationPolicy, quantized_layers
 
 Digits = tuple[Tensor, Tensor]
 

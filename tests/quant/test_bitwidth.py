@@ -13,10 +13,10 @@ from mezzotint.encoders.resnet import ResNet
 from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.quant.clipping_observers import MSE
 from mezzotint.quant.convert import (
+    QuantizationPolicy,
     named_activation_quantizers,
 )
 from mezzotint.quant.fake import ActivationQuantizer, Quantizer, WeightQuantizer
-from mezzotint.quant.qconfig import QuantizationPolicy
 
 
 @pytest.mark.parametrize(

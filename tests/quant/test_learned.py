@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from mezzotint import quant
 from mezzotint.encoders.resnet import ResNet
-from mezzotint.quant.convert import named_activation_quantizers, quantized_layers
+from mezzotint.quant.convert import (
+    QuantizationPolicy,
+    named_activation_quantizers,
+    quantized_layers,
+)
 from mezzotint.quant.fake import Quantizer, WeightQuantizer
 from mezzotint.quant.learned import LSQ, PACT, Binary, DoReFaActivation, DoReFaWeight, clip_penalty
-from mezzotint.quant.qconfig import QuantizationPolicy
 
 Digits = tuple[Tensor, Tensor]
 POLICIES = {

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.clipping_observers import Percentile
-from mezzotint.quant.convert import quantize_
+from mezzotint.quant.convert import QuantizationPolicy, quantize_
 from mezzotint.quant.learned import LSQ
-from mezzotint.quant.qconfig import QuantizationPolicy
 from mezzotint.quant.ranges import Quantization, Ranges
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.runs.settings import Evaluate

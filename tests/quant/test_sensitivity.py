@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from mezzotint import quant
 from mezzotint.encoders.resnet import ResNet
 from mezzotint.quant.bitwidth import Bits
-from mezzotint.quant.convert import parameter_of, quantized_layers
-from mezzotint.quant.qconfig import QuantizationPolicy
+from mezzotint.quant.convert import QuantizationPolicy, parameter_of, quantized_layers
 from mezzotint.quant.sensitivity import (
     distributions,
     feature_loss,

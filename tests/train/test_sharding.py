@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from mezzotint import dist, load_encoder
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.vit import Block
-from mezzotint.methods.bridle_joint import BRIDLEJoint
+from mezzotint.methods.bridle import BRIDLEJoint
 from mezzotint.methods.byol import BYOL
 from mezzotint.methods.mae import MAE
 from mezzotint.methods.method import Method

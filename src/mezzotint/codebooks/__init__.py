@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from mezzotint.codebooks.fsq import FSQ as FSQ
     from mezzotint.codebooks.health import Health as Health
     from mezzotint.codebooks.health import measure_health as measure_health
+    from mezzotint.codebooks.learned import RQ as RQ
+    from mezzotint.codebooks.learned import VQ as VQ
     from mezzotint.codebooks.random_projection import RandomProjection as RandomProjection
-    from mezzotint.codebooks.rq import RQ as RQ
-    from mezzotint.codebooks.vq import VQ as VQ
 
 __getattr__, __dir__ = lazy_names(__name__, __file__)

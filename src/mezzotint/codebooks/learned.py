@@ -1,9 +1,25 @@
-"""The base of VQ and RQ: encoding level by level, with codes that follow their vectors.
+"""Learned codebooks, VQ and RQ: codes that follow their vectors, at one level or at several.
 
 RQ is VQ applied to the residual of the level before, and VQ is RQ with one level; so there is one
 implementation. It stores only the codes of a level: besides the quantized vectors and the residual
 there is one tensor, the sum of the residuals of all levels, which is the gradient of the commitment
-loss.
+loss. The loss is only this term: the other one of VQ-VAE has no gradient when codes are averages.
+
+Vector quantization is VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937) with codes that follow
+their vectors by moving averages. With `metric="cosine"` vectors and codes have length 1, as in
+BEiT v2 (Peng et al. 2022, arXiv 2208.06366), BEATs (Chen et al. 2022, arXiv 2212.09058) and BRIDLE.
+BEATs has `VQ(dim=256, num_codes=1024, ema=EMA(rule="norm"), commitment=1.0)`.
+
+Residual quantization with `residual="plain"` (Lee et al. 2022, arXiv 2203.01941) takes the nearest
+code by Euclidean distance. With k-means codes the residual energy falls with every level, and codes
+go from coarse to fine. `residual="bridle"` follows BRIDLE (Nguyen et al. 2025, arXiv 2502.02118): a
+level scales the residual to length 1, takes the nearest of K directions, and subtracts this
+direction, of length 1, from the unscaled residual. For vectors much longer than 1 the levels are S
+clusterings of nearly the same vector, and for vectors shorter than 1 the energy rises. BRIDLE's
+source does not keep its codes at length 1: use `EMA(rule="norm", renormalize=False)` for this.
+
+Differs from BRIDLE's source: initialized and replaced codes are the same on all ranks, frozen
+codebooks never change, and `nearest` with several codes per level returns the nearest ones.
 
 Shapes: N vectors, S levels, K codes, D dimensions.
 """
@@ -276,4 +292,98 @@ def one_of(name: str, value: str, *choices: str) -> None:
     if value not in choices:
         raise ValueError(
             f"`{name}` must be one of {', '.join(choices)}, got {value!r}. Try {choices[0]}."
+        )
+
+
+_EMA = EMA()
+
+
+class VQ(LearnedCodebook):
+    """Quantize each vector to the nearest of K learned codes.
+
+    Args:
+        dim: dimensions of the vectors.
+        num_codes: number of codes, 2 or more.
+        metric: `cosine`, nearest by angle with quantized vectors of length 1, or `euclidean`.
+        init: `kmeans` or `data` (random vectors) of the first batch, which must have at least one
+            vector per code; `uniform_sphere`, random directions; or `uniform`, values in [0, 1),
+            for which a number gives another upper end, as in BRIDLE's source.
+        ema: moving averages of the codes, and replacement of unused codes.
+        commitment: weight of the loss that pulls vectors to their codes.
+        gradient: `straight_through`, or the `rotation` trick.
+        seed: seed of all draws.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int = 256,
+        num_codes: int = 1024,
+        metric: Literal["cosine", "euclidean"] = "cosine",
+        init: Init | float = "kmeans",
+        ema: EMA = _EMA,
+        commitment: float = 0.25,
+        gradient: Gradient = "straight_through",
+        seed: int = 0,
+    ) -> None:
+        one_of("metric", metric, "cosine", "euclidean")
+        super().__init__(
+            dim=dim,
+            num_codes=num_codes,
+            num_levels=1,
+            shared=False,
+            compared="directions" if metric == "cosine" else "vectors",
+            init=init,
+            ema=ema,
+            commitment=commitment,
+            gradient=gradient,
+            seed=seed,
+        )
+
+
+class RQ(LearnedCodebook):
+    """Quantize each vector by S levels of K learned codes.
+
+    Args:
+        dim: dimensions of the vectors.
+        num_codes: number of codes of each level, 2 or more.
+        num_levels: number of codes of one vector.
+        residual: `plain`, nearest by Euclidean distance, or `bridle`, nearest by angle at each
+            level.
+        shared: one codebook for all levels, instead of one per level.
+        init: `kmeans` or `data` (random vectors) of the first batch, which must have at least one
+            vector per code; `uniform_sphere`, random directions; or `uniform`, values in [0, 1),
+            for which a number gives another upper end, as in BRIDLE's source.
+        ema: moving averages of the codes, and replacement of unused codes.
+        commitment: weight of the loss that pulls vectors to the codes of every level.
+        gradient: `straight_through`, or the `rotation` trick.
+        seed: seed of all draws.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int = 256,
+        num_codes: int = 256,
+        num_levels: int = 4,
+        residual: Literal["plain", "bridle"] = "plain",
+        shared: bool = False,
+        init: Init | float = "kmeans",
+        ema: EMA = _EMA,
+        commitment: float = 0.25,
+        gradient: Gradient = "straight_through",
+        seed: int = 0,
+    ) -> None:
+        one_of("residual", residual, "plain", "bridle")
+        super().__init__(
+            dim=dim,
+            num_codes=num_codes,
+            num_levels=num_levels,
+            shared=shared,
+            compared="vectors" if residual == "plain" else "residual_directions",
+            init=init,
+            ema=ema,
+            commitment=commitment,
+            gradient=gradient,
+            seed=seed,
         )

@@ -30,10 +30,10 @@ from mezzotint.export.request import Request, copy_to_fp32
 from mezzotint.export.verify import Artifact, Function
 from mezzotint.quant.batch_norm import reestimate_batch_norm_
 from mezzotint.quant.bitwidth import FP32, Bits
+from mezzotint.quant.convert import QuantizationPolicy, policy_of
 from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
 from mezzotint.quant.onnx.qdq import make_observer, quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction, require
-from mezzotint.quant.qconfig import QuantizationPolicy, policy_of
 
 _FP32: dict[str, Any] = {"storage_bits": str(FP32), "compute_bits": str(FP32)}
 

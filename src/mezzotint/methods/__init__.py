@@ -6,8 +6,8 @@ from mezzotint._lazy import lazy_names
 
 if TYPE_CHECKING:
     from mezzotint.methods.bridle import BRIDLE as BRIDLE
-    from mezzotint.methods.bridle_joint import BRIDLEJoint as BRIDLEJoint
-    from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer as BRIDLETokenizer
+    from mezzotint.methods.bridle import BRIDLEJoint as BRIDLEJoint
+    from mezzotint.methods.bridle import BRIDLETokenizer as BRIDLETokenizer
     from mezzotint.methods.byol import BYOL as BYOL
     from mezzotint.methods.byol import squared_distance as squared_distance
     from mezzotint.methods.dino import DINO as DINO

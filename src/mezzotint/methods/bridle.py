@@ -1,31 +1,49 @@
-"""BRIDLE (Nguyen et al. 2025, arXiv 2502.02118), encoder phase: predict codes of masked patches.
+"""BRIDLE (Nguyen et al. 2025, arXiv 2502.02118): predict codes of masked patches, learn the codes.
 
-A frozen tokenizer turns every patch of the whole view into S codes. The encoder processes the
-visible patches; a decoder predicts the codes of masked patches, with a head for each level:
-cross-entropy over K codes. Phases alternate: this one, then `bridle_tokenizer`, which trains a
-better tokenizer from the encoder, then this one again. The first phase has no encoder to learn
-from, so its tokenizer is a `cold_start`.
+*Encoder phase* (`BRIDLE`). A frozen tokenizer turns every patch of the whole view into S codes. The
+encoder processes the visible patches; a decoder predicts the codes of masked patches, with a head
+for each level: cross-entropy over K codes. Phases alternate: this one, then `bridle_tokenizer`,
+which trains a better tokenizer from the encoder, then this one again. The first phase has no
+encoder to learn from, so its tokenizer is a `cold_start`.
 
-Related methods are settings of this class. BEATs (Chen et al. 2022, arXiv 2212.09058): a `vq`
+*Tokenizer phase* (`BRIDLETokenizer`), which does not change the encoder. The tokenizer turns all
+patches into vectors, the codebook turns vectors into codes, and an estimator predicts the features
+of the frozen encoder from these codes alone. The loss is 1 − cos, plus the codebook's commitment
+loss. Codebooks follow their vectors by moving averages.
+
+*Both at once* (`BRIDLEJoint`). Every step trains the encoder to predict the codes of the current
+tokenizer; every n-th step also trains the tokenizer, with `weight`, and updates the codebook. No
+gradient of the tokenizer's loss reaches the encoder. In the steps between, the tokenizer's gradient
+is 0 and not `None`, so that all ranks wait for the same gradients; its optimizer continues with the
+momentum that is left.
+
+Related methods are settings of these classes. BEATs (Chen et al. 2022, arXiv 2212.09058): a `vq`
 codebook, and students from new weights (do not load the encoder). BEST-RQ (Chiu et al. 2022, arXiv
 2202.01855): `tokenizer: {kind: cold_start, project: false}` with a `random_projection` codebook,
 and no second phase.
 
-Differs from BRIDLE's source: the codebook is initialized from the vectors of all ranks and frozen
-to the bit, and several codes per level are the nearest ones. By default, the cold start does not
-use positions and the encoder has no class token; the recipes that end in `_published` choose as the
-source does.
+Differs from BRIDLE's source (see also the module docstrings of `codebooks`): the codebook is
+initialized from the vectors of all ranks and frozen to the bit, and several codes per level are the
+nearest ones. By default, the cold start does not use positions and the encoder has no class token;
+the recipes that end in `_published` choose as the source does. The tokenizer compares features
+after subtracting their mean over the batch (`center`): without it, the common part of all patches
+makes the cosine large for any codes, and few codes are used.
 
 Shapes: B samples, L patches, S levels of K codes, c codes a level, D width of the codes.
 """
 
+from typing import Any, ClassVar, Self
+
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
+from mezzotint import dist
 from mezzotint.augment.masking import Mask, RandomMask
 from mezzotint.codebooks.codebook import Codebook, need_finite
 from mezzotint.encoders.decoder import Decoder
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.vit import ViT
 from mezzotint.methods.code_targets import (
     Targets,
     TokenCache,
@@ -35,7 +53,8 @@ from mezzotint.methods.code_targets import (
     start,
 )
 from mezzotint.methods.masked import Masked, need_patches
-from mezzotint.methods.tokenizer import ColdStart, Tokenizer
+from mezzotint.methods.method import Method
+from mezzotint.methods.tokenizer import ColdStart, Estimator, LearnedTokenizer, Tokenizer
 from mezzotint.types import Codes, Step, Views
 
 
@@ -150,3 +169,164 @@ class BRIDLE(Masked):
             usage,
             self.residual.to(indices.device),
         )
+
+
+class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
+    """Train a tokenizer on the features of a frozen encoder.
+
+    Args:
+        encoder: teacher, a ViT that an earlier phase trained.
+        codebook: codebook to learn, initialized from the first batch.
+        tokenizer: network to learn, from patches to vectors.
+        estimator_depth: blocks of the network that predicts features from codes.
+        center: subtract the mean over all patches of all ranks from the features.
+    """
+
+    encoder: ViT
+    min_views: ClassVar[int] = 1
+    max_views: ClassVar[int | None] = 1
+    needs_patches: ClassVar[bool] = True
+    reports_collapse: ClassVar[bool] = False
+    no_accumulation: ClassVar[str] = "the codebook follows every batch"
+    needs = ("encoder",)
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        codebook: Codebook,
+        tokenizer: Tokenizer = LearnedTokenizer(),  # noqa: B008 - keeps no state
+        estimator_depth: int = 3,
+        center: bool = True,
+    ) -> None:
+        super().__init__(need_patches(encoder).requires_grad_(False))
+        if not tokenizer.learns:
+            raise ValueError(
+                f"`method.tokenizer` must be learned_tokenizer, got {tokenizer.config['kind']}, "
+                "which has "
+                "nothing to learn. Leave it out."
+            )
+        self.codebook = codebook
+        self.tokenizer = tokenizer.build(self.encoder, codebook.dim)
+        self.estimator = Estimator(self.encoder, codebook.out_dim, estimator_depth)
+        self.center = center
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; the teacher stays in eval mode, so that its features do not change."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, views: Views) -> Step:
+        self.require_views(views)
+        self.require_given()
+        x = views.x[0]
+        values, where = self.encoder.patches.split(x)
+        with torch.no_grad():
+            features = self.encoder.tokens(x)
+        z = self.tokenizer(x, self.encoder.patches.vectors(values), where)
+        start(self.codebook, z)
+        codes = self.codebook(z)
+        error = distance(self.estimator(codes.quantized, where), features, center=self.center)
+        logs = {
+            "cosine": 1.0 - error.detach(),
+            "commitment": codes.loss.detach(),
+            **health_logs(codes, where),
+        }
+        return Step(error + codes.loss, logs)
+
+
+def distance(estimated: Tensor, features: Tensor, *, center: bool) -> Tensor:
+    """Average 1 − cos of estimated and true features `[B, L, D]`, in full precision."""
+    features = features.detach().float()
+    if center:
+        features = features - dist.mean(features.mean(dim=(0, 1)))
+    return 1.0 - cosine_similarity(estimated.float(), features, dim=-1, eps=1e-6).mean()
+
+
+class BRIDLEJoint(Masked, kind="bridle_joint"):
+    """Train encoder and tokenizer together, from random weights.
+
+    Args:
+        encoder: ViT, to be trained.
+        codebook: codebook to learn, initialized from the first batch.
+        tokenizer: network to learn, from patches to vectors.
+        mask: rule by which patches are masked.
+        decoder: size of the network that predicts codes.
+        estimator_depth: blocks of the network that predicts features from codes.
+        every: number of steps between two updates of the tokenizer.
+        weight: weight of the tokenizer's loss.
+        center: subtract the mean over all patches of all ranks from the features.
+    """
+
+    no_accumulation: ClassVar[str] = "the codebook follows every batch"
+    unshardable: ClassVar[str] = "some of its parts are trained in every few steps only"
+    steps: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        codebook: Codebook,
+        tokenizer: LearnedTokenizer = LearnedTokenizer(),  # noqa: B008 - keeps no state
+        mask: Mask = RandomMask(ratio=0.8),  # noqa: B008
+        decoder: Decoder = Decoder(),  # noqa: B008
+        estimator_depth: int = 3,
+        every: int = 5,
+        weight: float = 0.2,
+        center: bool = True,
+    ) -> None:
+        if every < 1 or weight <= 0.0:
+            raise ValueError(
+                "`method.every` must be at least 1 and `method.weight` positive, got "
+                f"{every} and {weight}. Try 5 and 0.2."
+            )
+        super().__init__(encoder, mask, decoder, codebook.num_levels * codebook.num_codes)
+        self.codebook = codebook
+        self.tokenizer = tokenizer.build(self.encoder, codebook.dim)
+        self.estimator = Estimator(self.encoder, codebook.out_dim, estimator_depth)
+        self.every, self.weight, self.center = every, weight, center
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._steps: int | None = 0
+
+    def forward(self, views: Views) -> Step:
+        keep, hidden = self.draw(views)
+        x, turn = views.x[0], self._turn()
+        values, where = self.encoder.patches.split(x)
+        with torch.set_grad_enabled(turn and torch.is_grad_enabled()):
+            z = self.tokenizer(x, self.encoder.patches.vectors(values), where)
+            start(self.codebook, z)
+            if turn:
+                codes = self.codebook(z)
+            else:
+                with self.codebook.freezing():
+                    codes = self.codebook(z)
+        targets = Targets(codes.indices.unsqueeze(-1))
+        loss, logs = code_loss(
+            self.predict(x, keep, hidden, where), targets, hidden, self.codebook.num_codes
+        )
+        logs |= health_logs(codes, where)
+        if not turn:
+            idle = torch.stack(
+                [p.sum() for part in (self.tokenizer, self.estimator) for p in part.parameters()]
+            )
+            return Step(loss + 0.0 * (idle.sum() + codes.loss.detach()), logs)
+        with torch.no_grad():
+            features = self.encoder.tokens(x)
+        error = distance(self.estimator(codes.quantized, where), features, center=self.center)
+        return Step(loss + self.weight * (error + codes.loss), logs)
+
+    def after_step(self, progress: float) -> None:
+        self.steps += 1
+        self._steps = None if self._steps is None else self._steps + 1
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _turn(self) -> bool:
+        """Whether the codebook learns in this step, whose number is read from the device once."""
+        if self._steps is None:
+            self._steps = int(self.steps)
+        return self._steps % self.every == 0
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._steps = None

@@ -25,8 +25,12 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.method import Branch, BranchName, Method
 from mezzotint.methods.siamese import Siamese
 from mezzotint.quant.bitwidth import Quantizers
-from mezzotint.quant.convert import make_encoder_quantizable, quantize_
-from mezzotint.quant.qconfig import PolicyName, QuantizationPolicy
+from mezzotint.quant.convert import (
+    PolicyName,
+    QuantizationPolicy,
+    make_encoder_quantizable,
+    quantize_,
+)
 from mezzotint.seeding import Draws
 from mezzotint.types import Input, Step, Views
 

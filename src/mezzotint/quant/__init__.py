@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from mezzotint._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mezzotint.quant.adaround import AdaRound as AdaRound
-    from mezzotint.quant.adaround import LearnedStep as LearnedStep
     from mezzotint.quant.allocate import allocate_ as allocate_
     from mezzotint.quant.batch_norm import correct_bias_ as correct_bias_
     from mezzotint.quant.batch_norm import fold_batch_norm_ as fold_batch_norm_
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from mezzotint.quant.clipping_observers import MSE as MSE
     from mezzotint.quant.clipping_observers import Entropy as Entropy
     from mezzotint.quant.clipping_observers import Percentile as Percentile
+    from mezzotint.quant.convert import QuantizationPolicy as QuantizationPolicy
     from mezzotint.quant.convert import quantize_ as quantize_
     from mezzotint.quant.fake import ActivationQuantizer as ActivationQuantizer
     from mezzotint.quant.fake import Quantizer as Quantizer
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
     from mezzotint.quant.observers import MomentumMinMax as MomentumMinMax
     from mezzotint.quant.observers import Observer as Observer
     from mezzotint.quant.onnx.qdq import quantize_onnx as quantize_onnx
-    from mezzotint.quant.qconfig import QuantizationPolicy as QuantizationPolicy
+    from mezzotint.quant.reconstruct import AdaRound as AdaRound
+    from mezzotint.quant.reconstruct import LearnedStep as LearnedStep
     from mezzotint.quant.reconstruct import reconstruct_ as reconstruct_
     from mezzotint.quant.sensitivity import layer_sensitivity as layer_sensitivity
     from mezzotint.quant.transformers import Log2 as Log2

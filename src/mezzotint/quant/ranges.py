@@ -9,11 +9,10 @@ from typing import Literal
 
 from torch import nn
 
-from mezzotint.quant.convert import quantizer_slots
+from mezzotint.quant.convert import PolicyName, quantizer_slots
 from mezzotint.quant.fake import ActivationQuantizer, Layout, Quantizer, WeightQuantizer
 from mezzotint.quant.grid import Scheme
 from mezzotint.quant.observers import Observer
-from mezzotint.quant.qconfig import PolicyName
 from mezzotint.recipe.component import Component
 
 

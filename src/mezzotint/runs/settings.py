@@ -10,7 +10,7 @@ from mezzotint.evaluation.probe import Probe
 from mezzotint.evaluation.protocol import PTQMethod
 from mezzotint.evaluation.retrieval import Retrieval
 from mezzotint.quant.bitwidth import FP32, Bits
-from mezzotint.quant.qconfig import PolicyName
+from mezzotint.quant.convert import PolicyName
 from mezzotint.quant.ranges import Quantization
 from mezzotint.recipe.component import Component
 

@@ -34,9 +34,8 @@ from torch import Tensor
 from mezzotint.files import replacing
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.observers import Observer
-from mezzotint.quant.onnx.insertion import insert
+from mezzotint.quant.onnx.insertion import Graph, find_sites, insert, label
 from mezzotint.quant.onnx.session import OnnxFunction, integer_kernels, optimized, require
-from mezzotint.quant.onnx.sites import Graph, find_sites, label
 from mezzotint.recipe.schema import construct, resolve
 
 _EXACT = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
