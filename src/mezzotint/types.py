@@ -102,6 +102,11 @@ class Input:
     range: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
+        if min(self.std, default=1.0) <= 0.0:
+            raise ValueError(
+                f"`std` must be positive, got {list(self.std)}. A channel that never changes has "
+                "no scale: leave it out, or set 1."
+            )
         modality_of(self).check(self)
 
     @classmethod

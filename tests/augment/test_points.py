@@ -141,7 +141,7 @@ def test_a_chain_ends_in_normalized_views_of_the_asked_size() -> None:
         (lambda: PointScale(low=0.0), "0 < low <= high"),
         (lambda: PointDrop(low=0.9, high=0.5), "0 < low <= high <= 1"),
         (lambda: PointCrop(points=0), "`points` must be 1 or more, got 0. Leave"),
-        (lambda: PointJitter(std=-1.0), "`std` must be 0 or more, got -1.0. Leave"),
+        (lambda: PointJitter(std=-1.0), "`std`, .* must be 0 or more, got -1.0, 0.05 and 0.0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(make: object, text: str) -> None:

@@ -45,11 +45,11 @@ def test_short_clips_and_bad_sizes_are_refused() -> None:
         match=r"must have at least 8 mels and frames for `blocks: 3`, got shape \(1, 64, 4\)",
     ):
         AudioNTT(audio(64, 4))
-    with pytest.raises(ValueError, match="`dim` must be at least 1, and .* got 0, 64 and None"):
+    with pytest.raises(ValueError, match="`encoder.dim` must be 1 or more, got 0"):
         AudioNTT(audio(), dim=0)
-    with pytest.raises(ValueError, match="`dim` must be at least 1025, .*, got 1024, 64 and None"):
+    with pytest.raises(ValueError, match="must be above the 1024 values of a frame, got 1024"):
         AudioNTT(audio(), dim=1024, blocks=2, join=True)
-    with pytest.raises(ValueError, match="or 1 or more `blocks`"):
+    with pytest.raises(ValueError, match="`encoder.blocks` must be 1 or more, got 0"):
         AudioNTT(audio(), blocks=0)
 
 

@@ -240,7 +240,7 @@ def test_compiled_quantized_and_saved(tmp_path: Any) -> None:
             r"`patch` must divide the sizes \(16, 24\) .* got \(7, 7\)\. Change",
         ),
         ("image", {"patch": [8]}, r"`patch` must divide the sizes"),
-        ("image", {"patch": 0}, r"`patch` must be positive .* got 0"),
+        ("image", {"patch": 0}, r"`patch` must be 1 or more, got 0"),
         ("image", {"heads": 5}, r"`heads` must divide the width 24, got 5"),
         ("image", {"depth": 0}, r"`depth` must be at least 1, got 0"),
         ("image", {"pool": "max"}, r"`pool` must be mean, cls or patches, got 'max'"),

@@ -131,7 +131,10 @@ def test_silence_is_refused() -> None:
             r"grid of 4 × 8 patches with none visible. Change",
         ),
         (lambda: bridle(codes_per_level=17), r"must be 1 to 16, .*got 17"),
-        (lambda: bridle(temperature=1.0), r"only from 2 on, got 1 and temperature=1.0"),
+        (
+            lambda: bridle(temperature=1.0),
+            r"`method.temperature` needs method.codes_per_level of 2 or more, got 1",
+        ),
         (
             lambda: tokenizer_phase(tokenizer=ColdStart()),
             r"must be learned_tokenizer, got cold_start",

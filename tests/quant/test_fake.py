@@ -1,10 +1,12 @@
 """Fake quantization: golden vectors of SSQL's source, torch's operators, and a naive STE."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from mezzotint.quant import fake_quantize
+from mezzotint.quant import LSQ, Binary, DoReFaWeight, Log2, fake_quantize
 from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
 from mezzotint.quant.grid import Grid, make_grid, round_ste
 from mezzotint.quant.observers import MinMax
@@ -165,3 +167,17 @@ def test_a_group_needs_a_size_and_nothing_else_has_one() -> None:
             match="`group` must be at least 1 for granularity 'group' and 0 for the others",
         ):
             Layout(*layout)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "first", "last"),
+    [(WeightQuantizer, 2, 8), (LSQ, 2, 8), (DoReFaWeight, 1, 8), (Log2, 1, 8), (Binary, 1, 1)],
+)
+def test_fixed_bits_are_those_that_a_quantizer_supports(
+    quantizer: Any, first: int, last: int
+) -> None:
+    assert quantizer(fixed_bits=first).num_bits == first
+    assert quantizer(fixed_bits=last).num_bits == last
+    for bits in (first - 1, last + 1):
+        with pytest.raises(ValueError, match=f"`fixed_bits` must be {first} to {last}, .* {bits}."):
+            quantizer(fixed_bits=bits)

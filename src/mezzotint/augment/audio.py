@@ -117,7 +117,7 @@ class RandomResizeCrop(Transform):
         frequency: range of the box's height, as a fraction of the mels; above 1 takes all mels.
         time: range of the box's width, as a fraction of the frames.
         canvas: width of the canvas, as a fraction of the frames.
-        fill: value of the canvas outside the sample; by default the sample's minimum.
+        fill: value of the canvas outside the sample, any number; by default the sample's minimum.
     """
 
     layouts = (SPECTROGRAMS,)
@@ -219,7 +219,7 @@ class SpecAugment(Transform):
         frequency: widest band, in mels; widths are uniform on 0 … `frequency`; 0 for none.
         time: longest interval, in frames; lengths are uniform on 0 … `time`; 0 for none.
         masks: number of bands and of intervals.
-        fill: value of masked positions; by default the sample's mean.
+        fill: value of masked positions, any number; by default the sample's mean.
     """
 
     layouts = (SPECTROGRAMS,)

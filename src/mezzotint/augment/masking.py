@@ -56,7 +56,7 @@ class RandomMask(Mask):
     """
 
     def __init__(self, *, ratio: float = 0.75) -> None:
-        self.ratio = mask_ratio("ratio", ratio)
+        self.ratio = mask_ratio(ratio)
 
     def visible(self, grid: Grid) -> int:
         return num_visible(math.prod(grid), self.ratio)
@@ -76,7 +76,12 @@ class AxesMask(Mask):
     """
 
     def __init__(self, *, ratios: list[float]) -> None:
-        self.ratios = [mask_ratio("ratios", ratio, zero=True) for ratio in ratios]
+        if not all(0.0 <= ratio < 1.0 for ratio in ratios):
+            raise ValueError(
+                f"`ratios` must be 0 or more and below 1, got {ratios}. Use 0 for an axis without "
+                "a mask."
+            )
+        self.ratios = list(ratios)
 
     def visible(self, grid: Grid) -> int:
         self._require(grid)
@@ -110,7 +115,7 @@ class TubeMask(Mask):
     """
 
     def __init__(self, *, ratio: float = 0.9) -> None:
-        self.ratio = mask_ratio("ratio", ratio)
+        self.ratio = mask_ratio(ratio)
 
     def visible(self, grid: Grid) -> int:
         """Return `(n − int(ratio · n)) · T` for T times with n positions each, as in VideoMAE."""
@@ -135,13 +140,12 @@ def num_visible(count: int, ratio: float) -> int:
     return int(count * (1.0 - ratio) + 1e-9)
 
 
-def mask_ratio(name: str, value: float, *, zero: bool = False) -> float:
-    """Return a masked fraction after checking it; `zero` also accepts 0.
+def mask_ratio(ratio: float) -> float:
+    """Return a masked fraction after checking it.
 
     Raises:
         ValueError: when it is out of range.
     """
-    if not (0.0 < value < 1.0 or (zero and value == 0.0)):
-        low = "0 or more" if zero else "above 0"
-        raise ValueError(f"`{name}` must be {low} and below 1, got {value}. Try 0.75.")
-    return value
+    if not 0.0 < ratio < 1.0:
+        raise ValueError(f"`ratio` must be above 0 and below 1, got {ratio}. Try 0.75.")
+    return ratio

@@ -119,8 +119,11 @@ class PointJitter(Transform):
     scaled = {"std": amount, "clip": amount, "shift": amount}
 
     def __init__(self, *, std: float = 0.01, clip: float = 0.05, shift: float = 0.0) -> None:
-        for name, value in (("std", std), ("clip", clip), ("shift", shift)):
-            _check_range(name, value, 0.0, math.inf)
+        if not (std >= 0.0 and clip >= 0.0 and shift >= 0.0):
+            raise ValueError(
+                f"`std`, `clip` and `shift` must be 0 or more, got {std}, {clip} and {shift}. "
+                "Try 0.01, 0.05 and 0."
+            )
         self.std, self.clip, self.shift = std, clip, shift
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
@@ -235,8 +238,9 @@ def _rotation(angle: Tensor, axis: int) -> Tensor:
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        limits = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-        raise ValueError(f"`{name}` must be {limits}, got {value}. Leave it out for the default.")
+        raise ValueError(
+            f"`{name}` must be {low:g} to {high:g}, got {value}. Leave it out for the default."
+        )
 
 
 def _check_fractions(low: float, high: float, points: int | None) -> None:

@@ -70,7 +70,7 @@ class LearnedCodebook(Codebook, ABC, abstract=True):
         ema: moving averages of the codes.
         commitment: weight of the commitment loss.
         gradient: gradient past the choice of a code.
-        seed: seed of all draws.
+        seed: seed of all draws, any whole number.
     """
 
     def __init__(
@@ -311,7 +311,7 @@ class VQ(LearnedCodebook):
         ema: moving averages of the codes, and replacement of unused codes.
         commitment: weight of the loss that pulls vectors to their codes.
         gradient: `straight_through`, or the `rotation` trick.
-        seed: seed of all draws.
+        seed: seed of all draws, any whole number.
     """
 
     def __init__(
@@ -357,7 +357,7 @@ class RQ(LearnedCodebook):
         ema: moving averages of the codes, and replacement of unused codes.
         commitment: weight of the loss that pulls vectors to the codes of every level.
         gradient: `straight_through`, or the `rotation` trick.
-        seed: seed of all draws.
+        seed: seed of all draws, any whole number.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class RandomProjection(Codebook):
         num_codebooks: number of codebooks, and so of labels of one vector.
         code_dim: dimensions of the projection.
         normalize: scale each vector to mean 0 and variance 1 over its channels first.
-        seed: seed of projections and directions.
+        seed: seed of projections and directions, any whole number.
     """
 
     differentiable = False

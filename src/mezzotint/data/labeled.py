@@ -34,7 +34,7 @@ class Labeled(Source):
         fraction: fraction of the training samples of each class, at least one sample.
         per_class: labeled samples per class instead, for few-shot learning; not for tags.
         files: text file of ids or file names, one a line, that lists the samples instead.
-        seed: seed of the subset.
+        seed: seed of the subset, any whole number.
         balance: draw samples of rare labels as often as common ones; by default each sample is
             visited once an epoch.
 

@@ -61,6 +61,15 @@ class DeepLabV3(DetectionModel, kind="deeplab_v3"):
                 f"`model.rates` and `model.multi_grid` must not be empty, got {rates} and "
                 f"{multi_grid}."
             )
+        if min(*rates, *multi_grid, *(crop or ())) < 1:
+            raise ValueError(
+                "`model.rates`, `model.multi_grid` and `model.crop` must be at least 1, got "
+                f"{rates}, {multi_grid} and {crop}. Leave them out for the defaults."
+            )
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(
+                f"`model.dropout` must be 0 or more and below 1, got {dropout}. Try 0.1."
+            )
         if not 0.0 < ohem_fraction <= 1.0:
             raise ValueError(
                 f"`model.ohem_fraction` must be in (0, 1], got {ohem_fraction}. Try 0.2."

@@ -36,6 +36,7 @@ from mezzotint.detection.model import (
 )
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import ResNet
+from mezzotint.recipe.component import require_sizes
 
 
 class FasterRCNN(DetectionModel, kind="faster_rcnn"):
@@ -87,6 +88,13 @@ class FasterRCNN(DetectionModel, kind="faster_rcnn"):
             max_size,
             proposals,
             network.num_stages + 1 if neck == "fpn" else None,
+        )
+        require_sizes(
+            "model",
+            max_size=max_size,
+            roi_size=1 if roi_size is None else roi_size,
+            samples=samples,
+            channels=channels,
         )
         self.parts = (
             _C4(network, roi_size) if neck == "c4" else _Pyramid(network, roi_size or 7, channels)
@@ -201,7 +209,11 @@ def _check(
     proposals: tuple[int, int],
     levels: int | None,
 ) -> None:
-    if not anchors or min(anchors) < 1 or (levels is not None and len(anchors) != levels):
+    if min(anchors, default=1) < 1:
+        raise ValueError(
+            f"`model.anchors` must be 1 pixel or more, got {anchors}. Try 32, 64, 128."
+        )
+    if not anchors or (levels is not None and len(anchors) != levels):
         count = "one or more sides" if levels is None else f"{levels} sides, one for each level"
         raise ValueError(
             f"`model.anchors` must be {count}, in pixels, got {anchors}. Try 32, 64, 128."

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Input
 
 
@@ -53,19 +54,24 @@ class AudioNTT(Encoder, kind="audio_ntt"):
         running_norm: int = 0,
     ) -> None:
         super().__init__(input, dim)
-        if blocks < 1 or min(input.shape[1:]) < 2**blocks:
+        hidden = dim if hidden is None else hidden
+        require_sizes("encoder", dim=dim, width=width, blocks=blocks, hidden=hidden)
+        if not 0.0 <= dropout < 1.0 or running_norm < 0:
             raise ValueError(
-                f"Spectrograms must have at least {2 ** max(blocks, 1)} mels and frames for "
-                f"`blocks: {blocks}`, got shape {input.shape}. Choose longer clips, or 1 or more "
-                "`blocks`."
+                "`encoder.dropout` must be 0 or more and below 1, and `running_norm` 0 or more, "
+                f"got {dropout} and {running_norm}. Try 0.3 and 0."
+            )
+        if min(input.shape[1:]) < 2**blocks:
+            raise ValueError(
+                f"Spectrograms must have at least {2**blocks} mels and frames for `blocks: "
+                f"{blocks}`, got shape {input.shape}. Choose longer clips, or fewer `blocks`."
             )
         frame = width * (input.shape[1] // 2**blocks)
         own = dim - frame if join else dim
-        if min(own, width, dim if hidden is None else hidden) < 1:
-            least = frame + 1 if join else 1
+        if own < 1:
             raise ValueError(
-                f"`dim` must be at least {least}, and `width` and `hidden` at least 1, got {dim}, "
-                f"{width} and {hidden}. Try {frame + 2048 if join else 2048}, 64 and null."
+                f"With `join: true`, `encoder.dim` must be above the {frame} values of a frame, "
+                f"got {dim}. Try {frame + 2048}."
             )
         self.join = join
         self.norm: nn.Module = RunningNorm(running_norm) if running_norm else nn.Identity()
@@ -81,10 +87,10 @@ class AudioNTT(Encoder, kind="audio_ntt"):
             channels = width
         self.features = nn.Sequential(*parts)
         self.fc = nn.Sequential(
-            nn.Linear(frame, hidden or dim),
+            nn.Linear(frame, hidden),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(hidden or dim, own),
+            nn.Linear(hidden, own),
             nn.ReLU(),
         )
 

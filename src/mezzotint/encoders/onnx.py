@@ -72,13 +72,15 @@ def onnx(
         input: of the data.
         path: path of the ONNX file.
         output: name of the output with the features; by default the first.
-        mean: mean of each channel that the network was trained with, for values in [0, 1]; by
-            default the mean of the data.
+        mean: mean of each channel that the network was trained with, any number, for values in
+            [0, 1]; by default the mean of the data.
         std: standard deviation of each channel, likewise.
 
     Raises:
         ValueError: when onnxruntime is missing, or the file does not map such samples to features.
     """
+    if std is not None and min(std, default=1.0) <= 0.0:
+        raise ValueError(f"`encoder.std` must be positive, got {std}. Leave it out for the data's.")
     network = OnnxFeatures(path, input, output)
     own = network.stated or input
     stated = dataclasses.replace(input, mean=tuple(mean or own.mean), std=tuple(std or own.std))

@@ -90,6 +90,10 @@ def timm(
         ValueError: when timm is missing, has no such network, or cannot build it with these keys or
             for this image size.
     """
+    if not 0.0 <= drop_path < 1.0:
+        raise ValueError(
+            f"`encoder.drop_path` must be 0 or more and below 1, got {drop_path}. Try 0.1."
+        )
     TimmEncoder.require_modality(input)
     library = _library()
     if not library.is_model(name):

@@ -160,9 +160,9 @@ class Rank(Probe):
     ) -> None:
         if not 1 <= first_eigenvalue <= last_eigenvalue - 2:
             raise ValueError(
-                "`first_eigenvalue` must be at least 1 and at most `last_eigenvalue` − 2, got "
-                f"first_eigenvalue={first_eigenvalue} and last_eigenvalue={last_eigenvalue}. "
-                "A line needs three points."
+                "`last_eigenvalue` must be at least 3 and `first_eigenvalue` at least 1 and at "
+                f"most `last_eigenvalue` − 2, got last_eigenvalue={last_eigenvalue} and "
+                f"first_eigenvalue={first_eigenvalue}. A line needs three points."
             )
         if samples < 2:
             raise ValueError(

@@ -64,8 +64,9 @@ class Linear(Probe):
     ) -> None:
         if not 0.0 < min_l2 <= max_l2:
             raise ValueError(
-                f"`min_l2` must be positive and at most `max_l2`, got min_l2={min_l2} and "
-                f"max_l2={max_l2}. Without a penalty separable classes have no optimum."
+                "`max_l2` must be positive and `min_l2` positive and at most `max_l2`, got "
+                f"max_l2={max_l2} and min_l2={min_l2}. Without a penalty separable classes have no "
+                "optimum."
             )
         if not 0.0 < validation < 1.0:
             raise ValueError(

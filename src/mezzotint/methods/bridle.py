@@ -55,6 +55,7 @@ from mezzotint.methods.code_targets import (
 from mezzotint.methods.masked import Masked, need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.tokenizer import ColdStart, Estimator, LearnedTokenizer, Tokenizer
+from mezzotint.recipe.component import require_sizes
 from mezzotint.types import Codes, Step, Views
 
 
@@ -87,15 +88,20 @@ class BRIDLE(Masked):
         temperature: float | None = None,
         cache: bool = False,
     ) -> None:
-        if not 1 <= codes_per_level <= codebook.num_codes or (
-            temperature is not None and codes_per_level == 1
-        ):
+        if not 1 <= codes_per_level <= codebook.num_codes:
             raise ValueError(
-                f"`method.codes_per_level` must be 1 to {codebook.num_codes}, with a "
-                "`temperature` only "
-                f"from 2 on, got {codes_per_level} and temperature={temperature}. Leave both out "
-                "to "
-                "predict the nearest code."
+                f"`method.codes_per_level` must be 1 to {codebook.num_codes}, the codes of a "
+                f"level, got {codes_per_level}. Leave it out to predict the nearest code."
+            )
+        if temperature is not None and not temperature > 0.0:
+            raise ValueError(
+                f"`method.temperature` must be positive, or null, got {temperature}. Leave it out "
+                "to give each code its own head."
+            )
+        if temperature is not None and codes_per_level == 1:
+            raise ValueError(
+                "`method.temperature` needs method.codes_per_level of 2 or more, got 1. Leave both "
+                "out to predict the nearest code."
             )
         heads = 1 if temperature is not None else codes_per_level
         super().__init__(encoder, mask, decoder, codebook.num_levels * heads * codebook.num_codes)
@@ -199,6 +205,7 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
         estimator_depth: int = 3,
         center: bool = True,
     ) -> None:
+        require_sizes("method", estimator_depth=estimator_depth)
         super().__init__(need_patches(encoder).requires_grad_(False))
         if not tokenizer.learns:
             raise ValueError(
@@ -276,6 +283,7 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
         weight: float = 0.2,
         center: bool = True,
     ) -> None:
+        require_sizes("method", estimator_depth=estimator_depth)
         if every < 1 or weight <= 0.0:
             raise ValueError(
                 "`method.every` must be at least 1 and `method.weight` positive, got "

@@ -22,7 +22,7 @@ from torch.nn.functional import layer_norm
 
 from mezzotint.encoders.vit import ViT, blocks, initialize
 from mezzotint.modality.patches import SinCos
-from mezzotint.recipe.component import Component
+from mezzotint.recipe.component import Component, require_sizes
 from mezzotint.seeding import Draws, key_of
 
 
@@ -51,7 +51,7 @@ class ColdStart(Tokenizer):
             must project them itself.
         normalize: scale each patch to mean 0 and variance 1 first, except single values.
         positions: add positions to randomly embedded patches, as in BRIDLE's source.
-        seed: seed of the projection, the same on every rank.
+        seed: seed of the projection, any whole number, the same on every rank.
     """
 
     learns = False
@@ -141,6 +141,12 @@ class LearnedTokenizer(Tokenizer):
         heads: int | None = None,
         normalize: bool = True,
     ) -> None:
+        require_sizes(
+            "method.tokenizer",
+            width=1 if width is None else width,
+            depth=1 if depth is None else depth,
+            heads=1 if heads is None else heads,
+        )
         self.size = {"width": width, "depth": depth, "heads": heads}
         self.normalize = normalize
 

@@ -168,20 +168,19 @@ class PatchSize:
     groups: int = 64
     group_size: int = 32
 
+    def __post_init__(self) -> None:
+        sides = [self.patch] if isinstance(self.patch, int) else self.patch
+        if sides is not None and min(sides, default=0) < 1:
+            raise ValueError(f"`patch` must be 1 or more, got {self.patch}. Try 16.")
+
     def sides(self, default: Sequence[int]) -> tuple[int, ...]:
         """Return the side along each axis.
 
         Args:
             default: sides where `patch` is `None`.
-
-        Raises:
-            ValueError: for sides below 1.
         """
         given = default if self.patch is None else self.patch
-        sides = (given,) * len(default) if isinstance(given, int) else tuple(given)
-        if not sides or min(sides) < 1:
-            raise ValueError(f"`patch` must be positive along each axis, got {self.patch}. Try 16.")
-        return sides
+        return (given,) * len(default) if isinstance(given, int) else tuple(given)
 
 
 class GridPatches(Patches):

@@ -122,6 +122,12 @@ class Quantizer(nn.Module, Component):
         fixed_bits: int | None = None,
     ) -> None:
         super().__init__()
+        if fixed_bits is not None and fixed_bits not in self.supported_bits:
+            first, last = self.supported_bits[0], self.supported_bits[-1]
+            raise ValueError(
+                f"`fixed_bits` must be {first} to {last}, the bits that the quantizer supports, "
+                f"got {fixed_bits}. Leave it out to follow the other bits."
+            )
         self.layout, self.scheme, self.fixed_bits = layout, scheme, fixed_bits
         self.num_bits: int | None = fixed_bits or 8
         self.observer = observer if observer is not None else MinMax()

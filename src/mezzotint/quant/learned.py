@@ -65,6 +65,8 @@ class LSQ(Quantizer):
     def __init__(
         self, layout: Layout | None = None, *, bits: int = 4, fixed_bits: int | None = None
     ) -> None:
+        if not 2 <= bits <= 8:
+            raise ValueError(f"`bits` must be 2 to 8, got {bits}. Try 4.")
         super().__init__(layout or Layout(), "symmetric", _MeanMagnitude(), fixed_bits=fixed_bits)
         self.trained_bits, self._own_layout = fixed_bits or bits, layout is not None
         self.step = nn.Parameter(torch.full((1, 1), torch.nan))

@@ -111,6 +111,8 @@ class LearnedStep(Quantizer):
     """
 
     def __init__(self, quantizer: Quantizer, *, drop: float) -> None:
+        if not 0.0 <= drop < 1.0:
+            raise ValueError(f"`drop` must be 0 or more and below 1, got {drop}. QDrop uses 0.5.")
         super().__init__(quantizer.layout, quantizer.scheme, MinMax())
         self.mode, self.drop = "quantize", drop
         self.generator: torch.Generator | None = None

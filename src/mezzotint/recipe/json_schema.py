@@ -16,43 +16,37 @@ from operator import ge, gt, le, lt
 from typing import Any
 
 from mezzotint.recipe.schema import DEFAULTS, FAMILIES, OPTIONAL
-from mezzotint.recipe.signatures import (
-    Alternatives,
-    ComponentEntry,
-    Key,
-    ListOf,
-    Member,
-    index,
-)
+from mezzotint.recipe.signatures import Alternatives, ComponentEntry, Key, ListOf, Member, index
 
 _REFUSALS = ("ValueError", "TypeError", "RecipeError")
 # A name begins a clause: the first, or one after a comma or "and".
 _CLAUSE = re.compile(r"(?:^|,? and |, )`([\w.{}]+)`")
 _OTHER_VERBS = ("needs ", "name ")
+_WRITTEN = (ast.Constant, ast.UnaryOp)  # a number, or one below 0
+# Of "1 to {len(depths)}, the stages of the network" the words are kept, which always hold.
+_MEASURED = re.compile(r"\{[^{}]*\}(?:[^,;]*), (the [^,;]+)")
 _CONSTRUCTORS = ("__init__", "__post_init__", "_check")
-_NUMBER = r"(-?[\d.]+)"
 _A, _NULL = r"(?:an? [\w ]*?)?", r"(?:, or null)?"
-# What a refusal says → the keywords of JSON Schema for its numbers, in order.
-_BOUNDS = {
-    rf"positive(?: and finite)?{_NULL}": (),
-    rf"at least {_NUMBER}": ("minimum",),
-    rf"{_NUMBER}(?: pixels?)? or more(?: pixels)?": ("minimum",),
-    rf"above {_NUMBER}": ("exclusiveMinimum",),
-    rf"{_A}{_NUMBER} to {_NUMBER}(?: pixels)?": ("minimum", "maximum"),
-    rf"{_A}in \[{_NUMBER}, {_NUMBER}\]": ("minimum", "maximum"),
-    rf"{_A}in \({_NUMBER}, {_NUMBER}\)": ("exclusiveMinimum", "exclusiveMaximum"),
-    rf"{_A}in \[{_NUMBER}, {_NUMBER}\)": ("minimum", "exclusiveMaximum"),
-    rf"{_A}in \({_NUMBER}, {_NUMBER}\]": ("exclusiveMinimum", "maximum"),
-    rf"(?:{_NUMBER} or more|at least {_NUMBER}) and below {_NUMBER}": (
-        "minimum",
-        "exclusiveMaximum",
-    ),
-    rf"above {_NUMBER} and at most {_NUMBER}": ("exclusiveMinimum", "maximum"),
-    rf"{_A}(?:above|more than|between) {_NUMBER} and (?:below |less than )?{_NUMBER}{_NULL}": (
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-    ),
-}
+_MIN, _MAX, _OVER, _UNDER = (
+    rf"(?P<{keyword}>-?[\d.]+)"  # the keyword of JSON Schema for a number
+    for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+)
+# What refusals say of plain ranges.
+_BOUNDS = (
+    rf"at least {_MIN}",
+    rf"{_MIN}(?: pixels?)? or more(?: pixels)?",
+    rf"above {_OVER}",
+    rf"{_A}{_MIN} to {_MAX}(?: pixels)?(?:, the .*)?",
+    rf"{_MIN} to the .*",
+    rf"{_A}in \[{_MIN}, {_MAX}\]",
+    rf"{_A}in \({_OVER}, {_UNDER}\)",
+    rf"{_A}in \[{_MIN}, {_UNDER}\)",
+    rf"{_A}in \({_OVER}, {_MAX}\]",
+    rf"(?:at least )?{_MIN}(?: or more)? and below {_UNDER}",
+    rf"above {_OVER} and at most {_MAX}",
+    rf"{_A}(?:above|more than|between) {_OVER} and (?:below |less than )?{_UNDER}{_NULL}",
+)
+_POSITIVE = re.compile(rf"positive(?: and finite)?{_NULL}")
 _COMPARE = {"minimum": ge, "maximum": le, "exclusiveMinimum": gt, "exclusiveMaximum": lt}
 _PLAIN: dict[Any, str] = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
@@ -67,6 +61,7 @@ class _Reached:
     function: Function
     keys: Mapping[str, str]  # parameter → key of the component; empty for other values
     words: Mapping[str, str]  # parameter that is a text → the key that the text names
+    numbers: Mapping[str, str]  # constant, or parameter that is a number → that number
     others: tuple[str, ...] = ()  # keys that its `**keywords` take
     called: bool = False  # by the constructor, and not the constructor itself
 
@@ -95,7 +90,8 @@ def _refused(name: str) -> Found:
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
                 call = node.exc
                 if ast.unparse(call.func).rpartition(".")[2] in _REFUSALS and call.args:
-                    for key, demand in _demands(_text(call.args[0]), loops.get(node), reached):
+                    text = _text(call.args[0], reached.numbers)
+                    for key, demand in _demands(text, loops.get(node), reached):
                         if demand not in (known := own.get(key, ())):
                             own[key] = (*known, demand)
         # What the component demands itself comes first. A part that a default leaves out, by an
@@ -124,8 +120,7 @@ def _reached(name: str) -> Iterator[_Reached]:
         if module not in known.files:
             continue
         file = known.files[module]
-        bodies: list[ast.stmt] = []
-        fields: list[str] = []
+        bodies, fields = list[ast.stmt](), list[str]()
         for node in file.tree.body:
             if isinstance(node, ast.FunctionDef) and node.name == named:
                 bodies.append(node)
@@ -137,11 +132,10 @@ def _reached(name: str) -> Iterator[_Reached]:
                 fields = [ast.unparse(s.target) for s in node.body if isinstance(s, ast.AnnAssign)]
         for body in bodies:
             if isinstance(body, Function) and body.name in (named, *_CONSTRUCTORS):
-                reached = _bound(body, fields, caller, call)
-                state = f"{module}.{named}.{body.name} {reached.keys} {reached.words}"
-                if state in seen:
+                reached = _bound(body, fields, _numbers(file.aliases), caller, call)
+                if repr(reached) in seen:
                     continue
-                seen.add(state)
+                seen.add(repr(reached))
                 yield reached
                 for inner in ast.walk(body):
                     if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name):
@@ -149,9 +143,17 @@ def _reached(name: str) -> Iterator[_Reached]:
                         waiting.append((inner.func.id, home, reached, inner))
 
 
+def _numbers(nodes: Mapping[str, ast.expr]) -> dict[str, str]:
+    """Return the names whose value is written as a number, and that number."""
+    written = {n: ast.unparse(v) for n, v in nodes.items() if isinstance(v, _WRITTEN)}
+    found = {name: text.removesuffix(".0") for name, text in written.items()}
+    return {name: text for name, text in found.items() if re.fullmatch(r"-?[\d.]+", text)}
+
+
 def _bound(
-    function: Function, fields: Sequence[str], caller: _Reached | None, call: ast.Call | None
-) -> _Reached:
+    function: Function, fields: Sequence[str], constants: dict[str, str],
+    caller: _Reached | None, call: ast.Call | None,
+) -> _Reached:  # fmt: skip
     """Say what the parameters of a function stand for in a call; without one, for themselves."""
     arguments = function.args
     names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
@@ -161,7 +163,7 @@ def _bound(
         names = list(fields)
     every = [*names, *(a.arg for a in arguments.kwonlyargs)]
     if caller is None or call is None:
-        return _Reached(function, {name: name for name in every}, {})
+        return _Reached(function, {name: name for name in every}, {}, constants)
     given = dict(zip(names, call.args, strict=False))
     given |= {k.arg: k.value for k in call.keywords if k.arg is not None}
     words = {
@@ -171,17 +173,18 @@ def _bound(
     }
     keys = {name: caller.key_of(given.get(name), name) for name in every}
     others = (caller.key_of(value, name) for name, value in given.items() if name not in every)
-    return _Reached(function, keys, words, tuple(filter(None, others)), called=True)
+    numbers = constants | _numbers(given)
+    return _Reached(function, keys, words, numbers, tuple(filter(None, others)), called=True)
 
 
-def _text(node: ast.expr) -> str:
-    """A message as its source writes it; values in it become the names they come from."""
+def _text(node: ast.expr, numbers: Mapping[str, str]) -> str:
+    """A message as its source writes it; values in it become known numbers, or their names."""
     if isinstance(node, ast.JoinedStr):
-        return "".join(map(_text, node.values))
+        return "".join(_text(part, numbers) for part in node.values)
     if isinstance(node, ast.FormattedValue):
-        return f"{{{ast.unparse(node.value)}}}"
+        return numbers.get(name := ast.unparse(node.value), f"{{{name}}}")
     if isinstance(node, ast.BinOp):
-        return _text(node.left) + _text(node.right)
+        return _text(node.left, numbers) + _text(node.right, numbers)
     return str(node.value) if isinstance(node, ast.Constant) else "{}"
 
 
@@ -199,7 +202,7 @@ def _demands(
         begun = begun or bool(verb)
         if not text.strip(" ,") or not begun:
             continue
-        demand = demand.strip(" ,").removesuffix(" and")
+        demand = _MEASURED.sub(r"\1", demand.strip(" ,").removesuffix(" and"))
         if "{" not in demand and not demand.startswith(_OTHER_VERBS):
             for named in names:
                 yield from ((key, demand) for key in _keys_named(named, loop, reached))
@@ -234,14 +237,10 @@ def accepted(entry: ComponentEntry, key: Key) -> str:
 
 def _bounds(demand: str) -> dict[str, float]:
     """JSON Schema's keywords for what one refusal says; none for what is no plain range."""
-    for pattern, keywords in _BOUNDS.items():
-        found = re.fullmatch(pattern, demand)
-        if found is not None and not keywords:
-            return {"exclusiveMinimum": 0}
-        if found is not None:
-            numbers = [float(number) for number in found.groups() if number is not None]
-            return dict(zip(keywords, numbers, strict=True))
-    return {}
+    if _POSITIVE.fullmatch(demand):
+        return {"exclusiveMinimum": 0}
+    found = next(filter(None, (re.fullmatch(pattern, demand) for pattern in _BOUNDS)), None)
+    return {} if found is None else {name: float(n) for name, n in found.groupdict().items()}
 
 
 def _type(kind: Any) -> dict[str, Any]:
@@ -276,7 +275,9 @@ def _property(entry: ComponentEntry, key: Key) -> dict[str, Any]:
     """The schema of a key, with its meaning, default and range."""
     schema = _type(key.type)
     demand = accepted(entry, key)
-    for option in (schema, *schema.get("anyOf", ())):
+    options = [schema, *schema.get("anyOf", ())]
+    items = [part for o in options for part in (o.get("items"), *o.get("prefixItems", ()))]
+    for option in (*options, *filter(None, items)):
         if option.get("type") in ("integer", "number"):
             # Two refusals of one key are of different cases, which a schema does not tell apart.
             option.update(_bounds(demand))

@@ -22,7 +22,7 @@ class Evaluate(Component):
         probes: probes; each runs on every task of a kind that it answers.
         seeds: number of repeats of a probe with a random part, and of untrained encoders.
         baselines: measure the raw input and untrained encoders too.
-        bits: bits to evaluate at, such as W4A8; fp32 is always included.
+        bits: bits to evaluate at, such as W4A8, each 1 to 8 or 32; fp32 is always included.
         policy: layers to quantize, by default the encoder's own policy, or ssql; or layers with
             scheme, granularity and observer of weights and activations.
         ptq: methods of post-training quantization: `min_max` ranges and rounding to nearest, as in

@@ -45,6 +45,6 @@ def test_emoji_of_test_samples_are_never_learned() -> None:
     assert not train & test and len(train | test) == 3822
     assert {i % 1911 for i in train}.isdisjoint(i % 1911 for i in test)  # in neither style
     with pytest.raises(
-        ValueError, match=r"must satisfy 8 ≤ minimum ≤ .*, got scale=\[24, 200\] and size=96"
+        ValueError, match=r"maximum of at most `size`, got size=96 and scale=\[24, 200\]"
     ):
         Pasted(scale=(24, 200))

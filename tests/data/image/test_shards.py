@@ -121,5 +121,5 @@ def test_damage_makes_a_sample_unreadable_and_no_more(
 
 
 def test_a_window_is_positive(both: tuple[ImageFolder, ImageShards]) -> None:
-    with pytest.raises(ValueError, match="`data.window` must be at least 1"):
+    with pytest.raises(ValueError, match="`data.window` must be 1 or more, or null, got 0"):
         ImageShards(root=both[1].root, window=0)

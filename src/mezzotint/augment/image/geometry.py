@@ -180,18 +180,20 @@ class Normalize(Transform):
     transform only in a pipeline of its own.
 
     Args:
-        mean: mean of each channel, of values in [0, 1].
+        mean: mean of each channel, any number, of values in [0, 1].
         std: standard deviation of each channel.
     """
 
     layouts = (IMAGES, SPECTROGRAMS)
 
     def __init__(self, *, mean: list[float], std: list[float]) -> None:
-        if len(mean) != len(std) or min(std, default=0.0) <= 0.0:
+        if not std or len(mean) != len(std):
             raise ValueError(
-                "`mean` and `std` must have one value per channel, with `std` above 0, "
+                "`mean` and `std` must have one value per channel, "
                 f"got {list(mean)} and {list(std)}. Give lists of the same length."
             )
+        if not min(std) > 0.0:
+            raise ValueError(f"`std` must be positive, got {list(std)}. Use 1 to keep the scale.")
         self.mean, self.std = list(mean), list(std)
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:

@@ -121,6 +121,10 @@ def simclr(
         blur_p: probability that an image is blurred, with sigma 0.1 to 2 pixels; 0 on CIFAR-10.
         blur_kernel: width of the blur's kernel in pixels; `None` for a tenth of the image.
     """
+    if not 0.0 <= strength <= 2.5:
+        raise ValueError(
+            f"`strength` must be 0 to 2.5, got {strength}. At 2.5 the hue turns by half the circle."
+        )
     jitter = (0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
     return _published(jitter, jitter_p, gray_p, blur_p, blur_kernel)
 
@@ -223,6 +227,8 @@ def native(
         dropout: probability that a channel is replaced by its mean; at least one is kept.
         blur_kernel: width of the blur's kernel in pixels; `None` for a tenth of the image.
     """
+    if not strength >= 0.0:
+        raise ValueError(f"`strength` must be 0 or more, got {strength}. Try 1.")
     _probabilities(gain_p=gain_p, noise_p=noise_p, blur_p=blur_p, dropout=dropout)
     return Policy(
         transforms=[

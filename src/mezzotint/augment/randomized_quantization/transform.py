@@ -121,8 +121,8 @@ class RandomizedQuantization(nn.Module, Transform, positional="bins"):
         reproduction: value of a bin: `random` in the bin, or its `middle`.
         p: probability that a sample is quantized.
         gradient: gradient through quantized values: `none`, or `ste` for learned embeddings.
-        channel_dim: dimension of the channels in a batch; 0 for a single sample, channels first;
-            None for 1 in a batch, with tensors of rank 3 as images.
+        channel_dim: dimension of the channels in a batch, any whole number that is one; 0 for a
+            single sample, channels first; None for 1 in a batch, with tensors of rank 3 as images.
         always: act in evaluation mode too.
         reference: end the last bin at max + 1e-6, as in the authors' code.
     """

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from mezzotint.data.audio.folder import AudioFolder, FrontEnd
+from mezzotint.data.audio.folder import AudioFolder, FrontEnd, check_clips
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, read_seconds
 from mezzotint.data.formats.delimited import lines_of, read_text
 from mezzotint.data.listing.file_list import ListParts
@@ -57,7 +57,8 @@ class AudioBenchmark(AudioFolder):
         root: its folder, as unpacked.
         front_end: front-end of the encoder to evaluate.
         seconds: duration of a clip; by default as in EVAR.
-        mean: mean of the values; by default measured. Encoders normalize with their own mean.
+        mean: mean of the values, any number; by default measured. Encoders normalize with their
+            own mean.
         std: standard deviation of the values; by default measured.
         allow_outside: whether the lists may lead outside of `root`, by `../a`, absolute paths, and
             symbolic links; set it for lists that you trust.
@@ -84,6 +85,7 @@ class AudioBenchmark(AudioFolder):
             raise ValueError(
                 f"`name` must be one of {', '.join(SECONDS)}, got {name!r}. Choose one."
             )
+        check_clips(seconds, std)
         entries = _READERS[name](Path(root))
         if any(entry.fold is not None for entry in entries):
             own, scored = entries, list[ListedFile]()
@@ -99,7 +101,7 @@ class AudioBenchmark(AudioFolder):
             paths = [entry.path for entry in entries]
             require_inside(root, paths, f"the lists of {name}", has_key=True)
         parts = ListParts(own, scored, "test")
-        length = seconds or SECONDS[name]
+        length = SECONDS[name] if seconds is None else seconds
         self._open(root, parts, None, front_end, length, "middle", mean, std)
 
 

@@ -65,7 +65,7 @@ class Speech(InMemory):
 
     Args:
         shots: labeled samples per class in the tasks `kind/LANGUAGE` and `language/few-shot`.
-        draw: seed of their choice; another number gives an independent choice.
+        draw: seed of their choice, any whole number; another number gives an independent choice.
 
     Attributes:
         credit: attribution of the prompts.

@@ -39,7 +39,7 @@ from mezzotint.data.listing.lists import (
     read_label_table,
     read_list,
 )
-from mezzotint.data.listing.sampling import held_out
+from mezzotint.data.listing.sampling import check_holdout, held_out
 from mezzotint.data.memory import usable_std
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.seeding import sample_order
@@ -54,6 +54,16 @@ _FRONT_ENDS: dict[str, Mel] = {
     "audioset": AUDIOSET,
 }
 _MEASURED = 256  # files for measuring mean and standard deviation
+
+
+def check_clips(seconds: float | None, std: float | None) -> None:
+    """Raise a ValueError for clips that are too short, or values that cannot be scaled."""
+    if seconds is not None and not seconds >= 0.1:
+        raise ValueError(
+            f"`seconds` must be 0.1 or more, got {seconds}. 0.95 gives 96 frames for byol_a."
+        )
+    if std is not None and not std > 0.0:
+        raise ValueError(f"`std` must be positive, got {std}. Leave it out to measure it.")
 
 
 class AudioFolder(Source):
@@ -83,7 +93,7 @@ class AudioFolder(Source):
             `audioset`.
         sampling: `middle` makes each file one sample; `clips` cuts each file into as many samples
             as fill it, for a few long files.
-        mean: mean of the values; by default measured on 256 of the files.
+        mean: mean of the values, any number; by default measured on 256 of the files.
         std: standard deviation of the values; by default measured.
         holdout: fraction of each class to score, if nothing else defines a test split.
         group: regular expression that finds the person or session in the path of a file; by
@@ -121,11 +131,8 @@ class AudioFolder(Source):
         group: str | None = None,
     ) -> None:
         check_pattern(group)
-        if not 0.0 < holdout < 1.0:
-            raise ValueError(
-                f"`holdout` must be more than 0 and less than 1, got {holdout}. Try 0.2 for a "
-                "fifth."
-            )
+        check_holdout(holdout)
+        check_clips(seconds, std)
         if test_files and not files:
             raise ValueError(
                 "`test_files` needs `files`, a list of the training files. Set `data.files`."
@@ -160,17 +167,11 @@ class AudioFolder(Source):
                 f"`front_end` must be one of {', '.join(_FRONT_ENDS)}, got {front_end!r}. Choose "
                 "one."
             )
-        if std is not None and not std > 0.0:
-            raise ValueError(f"`std` must be positive, got {std}. Leave it out to measure it.")
         self.root, self.front_end, self.scored = folder_of(os.fspath(root)), front_end, parts.name
         self.notes = parts.notes
         self.mel = _FRONT_ENDS[front_end]
         self._samples = round(seconds * self.mel.sample_rate)
-        frames = self.mel.frames(self._samples) if seconds > 0 else 0
-        if frames < 8:
-            raise ValueError(
-                f"`seconds` must be 0.1 or more, got {seconds}. 0.95 gives 96 frames for byol_a."
-            )
+        frames = self.mel.frames(self._samples)
         own, scored = parts.train, parts.scored
         if sampling == "clips":
             own, scored = (self._clips(entries) for entries in (own, scored))

@@ -2,11 +2,12 @@
 
 import os
 
-from mezzotint.data.audio.folder import AudioFolder, FrontEnd
+from mezzotint.data.audio.folder import AudioFolder, FrontEnd, check_clips
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS
 from mezzotint.data.listing.file_list import ListParts
 from mezzotint.data.listing.lists import ListedFile
-from mezzotint.data.listing.sharded import Sharded, open_shards
+from mezzotint.data.listing.sampling import check_holdout
+from mezzotint.data.listing.sharded import Sharded, check_window, open_shards
 
 
 class AudioShards(Sharded, AudioFolder):
@@ -25,7 +26,7 @@ class AudioShards(Sharded, AudioFolder):
             null shuffles all samples together, but for parquet files too large to be kept.
         front_end: as in `audio_folder`.
         seconds: duration of a sample.
-        mean: mean of the values; by default measured on 256 of the files.
+        mean: mean of the values, any number; by default measured on 256 of the files.
         std: standard deviation of the values; by default measured.
         holdout: fraction of each class to score, where the shards have no split for it.
 
@@ -47,11 +48,9 @@ class AudioShards(Sharded, AudioFolder):
         std: float | None = None,
         holdout: float = 0.2,
     ) -> None:
-        if not 0.0 < holdout < 1.0:
-            raise ValueError(
-                f"`holdout` must be more than 0 and less than 1, got {holdout}. Try 0.2 for a "
-                "fifth."
-            )
+        check_holdout(holdout)
+        check_window(window)
+        check_clips(seconds, std)
         self.holdout = holdout
         index = open_shards(os.fspath(root), AUDIO_EXTENSIONS, "audio", column, label)
         self.index = index

@@ -34,7 +34,7 @@ class Pasted(DetectionSource):
         objects: minimum and maximum number of emoji in a sample.
         scale: minimum and maximum side of an emoji in pixels.
         one_class: detect emoji as one class instead of by category.
-        seed: seed of objects, positions and sizes.
+        seed: seed of objects, positions and sizes, any whole number.
 
     Raises:
         ValueError: when emoji of that size do not fit.
@@ -59,8 +59,9 @@ class Pasted(DetectionSource):
             )
         if not 8 <= scale[0] <= scale[1] <= size <= 256:
             raise ValueError(
-                "`scale` and `size` must satisfy 8 ≤ minimum ≤ maximum ≤ size ≤ 256, got "
-                f"scale={list(scale)} and size={size}. Try scale=[24, 48] and size=96."
+                "`size` must be 8 to 256 pixels, and `scale` a minimum of 8 pixels or more and a "
+                f"maximum of at most `size`, got size={size} and scale={list(scale)}. Try size=96 "
+                "and scale=[24, 48]."
             )
         self.name = "pasted"
         self.has_masks = self.has_classes = True

@@ -20,7 +20,7 @@ from mezzotint.data.formats.numpy_files import (
     with_class_names,
 )
 from mezzotint.data.listing.groups import column_of_groups, grouped, merged, same_rows
-from mezzotint.data.listing.sampling import held_out
+from mezzotint.data.listing.sampling import check_holdout, held_out
 from mezzotint.data.memory import InMemory, moments
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.types import Input
@@ -46,7 +46,8 @@ class Arrays(InMemory):
         holdout: fraction of each class to score. Equal images are held out together.
         group: name of an array of the person or other source of each image; images of one are held
             out together. By default an array such as `patient_id` or `subject`.
-        mean: mean of each channel, for values in [0, 1]; by default measured over all images.
+        mean: mean of each channel, any number, for values in [0, 1]; by default measured over all
+            images.
         std: standard deviation of each channel; by default measured.
 
     Attributes:
@@ -71,11 +72,14 @@ class Arrays(InMemory):
         std: list[float] | None = None,
         group: str | None = None,
     ) -> None:
-        if not 0.0 < holdout < 1.0:
+        check_holdout(holdout)
+        if size is not None and size < 1:
             raise ValueError(
-                f"`holdout` must be more than 0 and less than 1, got {holdout}. Try 0.2 for a "
-                "fifth."
+                f"`size` must be 1 or more pixels, got {size}. Leave it out to keep the stored "
+                "size."
             )
+        if min(std or (1.0,)) <= 0.0:
+            raise ValueError(f"`std` must be positive, got {std}. Leave it out to measure it.")
         self.path, self.holdout = path, holdout
         arrays, x, y, group, self.columns = _load(path, x, y, group)
         pixels = _channels_first(arrays[x], layout, f"{path}: {x}")
@@ -235,10 +239,6 @@ def _eight_bits(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
 def _resized(images: Tensor, size: int | None) -> Tensor:
     if size is None or tuple(images.shape[2:]) == (size, size):
         return images
-    if size < 1:
-        raise ValueError(
-            f"`size` must be 1 or more pixels, got {size}. Leave it out to keep the stored size."
-        )
     parts = [
         torch.nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
         for part in torch.split(images, 1024)

@@ -39,7 +39,7 @@ from mezzotint.data.listing.folder import (
 )
 from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
 from mezzotint.data.listing.layout import parts_of
-from mezzotint.data.listing.sampling import held_out
+from mezzotint.data.listing.sampling import check_holdout, held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.types import (
     IMAGENET_MEAN,
@@ -392,7 +392,4 @@ def check_image_options(size: int, holdout: float, max_pixels: int) -> None:
             f"`size` and `max_pixels` must be 1 or more, got size={size} and "
             f"max_pixels={max_pixels}. 224 and 50000000 are the defaults."
         )
-    if not 0.0 < holdout < 1.0:
-        raise ValueError(
-            f"`holdout` must be more than 0 and less than 1, got {holdout}. Try 0.2 for a fifth."
-        )
+    check_holdout(holdout)

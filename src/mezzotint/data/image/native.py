@@ -65,7 +65,7 @@ class Native(Component):
             most 32 are channels.
         array: name of the array in files that have several.
         dtype: type of the values; by default that of most files. Files of others are unreadable.
-        mean: mean of each channel, of values in [0, 1]; by default measured.
+        mean: mean of each channel, any number, of values in [0, 1]; by default measured.
         std: standard deviation of each channel; by default measured.
 
     Attributes:
@@ -100,10 +100,10 @@ class Native(Component):
                 f"`data.reader.channels` must be indices from 0, got {channels}. Leave it out to "
                 "read all."
             )
-        if not 0.0 <= percentiles[0] < percentiles[1] <= 100.0:
+        if not 0.0 <= percentiles[0] < percentiles[1] <= 100.0 or min(std or (1.0,)) <= 0.0:
             raise ValueError(
-                "`data.reader.percentiles` must be two numbers from 0 to 100 that rise, got "
-                f"{list(percentiles)}. Try [0.1, 99.9]."
+                "`data.reader.percentiles` must be two numbers from 0 to 100 that rise, and `std` "
+                f"positive, got {list(percentiles)} and {std}. Try [0.1, 99.9] and null."
             )
         letters = set(axes or "HW")
         if not set("HW") <= letters <= set("NCHW") or len(letters) != len(axes or "HW"):

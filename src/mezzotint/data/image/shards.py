@@ -10,7 +10,7 @@ from mezzotint.data.image.folder import (
     input_of,
 )
 from mezzotint.data.listing.folder import EXTENSIONS
-from mezzotint.data.listing.sharded import Sharded, open_shards
+from mezzotint.data.listing.sharded import Sharded, check_window, open_shards
 from mezzotint.types import Input, Interpolation
 
 
@@ -53,6 +53,7 @@ class ImageShards(Sharded, ImageFolder):
         interpolation: Interpolation = "bilinear",
     ) -> None:
         check_image_options(size, holdout, max_pixels)
+        check_window(window)
         self.interpolation = check_interpolation(interpolation)
         self.root, self.size, self.holdout = os.fspath(root), size, holdout
         self.max_pixels, self.input = max_pixels, input_of(size)

@@ -274,8 +274,8 @@ class TransferSet(ImageFolder):
         name: name of the data set.
         root: the unpacked data set, or the folder above.
         size: height and width of a whole sample, in pixels.
-        split: one of the 10 splits of `dtd` and `sun397`, or any number for `caltech101`, whose 30
-            training images a class are drawn; the others have one split.
+        split: one of the 10 splits of `dtd` and `sun397`, or any whole number for
+            `caltech101`, whose 30 training images a class are drawn; the others have one split.
         max_pixels: images with more pixels are unreadable; checked before decoding.
         interpolation: filter by which whole samples are resized.
         allow_outside: whether the lists may lead outside of the folder, by `../a`, absolute paths,

@@ -14,7 +14,8 @@ class FileList(Component):
 
     Args:
         path: path of the list, a CSV or JSON.
-        test_fold: fold of the list to score; pretraining never sees it.
+        test_fold: fold of the list to score, any whole number in its column; pretraining never
+            sees it.
         labels: table of classes such as AudioSet's (index, mid, display_name); null collects the
             classes from the list.
         allow_outside: whether its paths may lead outside of `root`, such as `../a`, absolute ones,

@@ -51,6 +51,14 @@ def one_percent(task: Task) -> Task:
     return replace(task, name=f"{task.name.split('/')[0]}/1-percent", train=train)
 
 
+def check_holdout(holdout: float) -> None:
+    """Raise a ValueError for a fraction to score that is not in (0, 1)."""
+    if not 0.0 < holdout < 1.0:
+        raise ValueError(
+            f"`holdout` must be more than 0 and less than 1, got {holdout}. Try 0.2 for a fifth."
+        )
+
+
 def held_out(
     labels: Index, fraction: float, key: str, groups: Index | None = None
 ) -> npt.NDArray[np.bool_]:
@@ -71,10 +79,7 @@ def held_out(
     Returns:
         bool `[N]`, true for the chosen samples.
     """
-    if not 0.0 < fraction < 1.0:
-        raise ValueError(
-            f"`holdout` must be more than 0 and less than 1, got {fraction}. Try 0.2 for a fifth."
-        )
+    check_holdout(fraction)
     chosen = np.zeros(len(labels), dtype=np.bool_)
     if groups is None:
         groups = np.arange(len(labels), dtype=np.int64)

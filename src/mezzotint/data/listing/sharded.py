@@ -72,6 +72,15 @@ def kind_of_packed(path: str, suffix: str) -> str:
     return kinds[0]
 
 
+def check_window(window: int | None) -> None:
+    """Raise a ValueError for samples that are shuffled together, if there is not one."""
+    if window is not None and window < 1:
+        raise ValueError(
+            f"`data.window` must be 1 or more, or null, got {window}. Null shuffles all samples "
+            "together."
+        )
+
+
 class Sharded(Source, abstract=True):
     """A source of shards; what a file holds is for the class that inherits this and a source.
 
@@ -116,18 +125,9 @@ class Sharded(Source, abstract=True):
         self.show(count)
 
     def order(self, window: int | None) -> EpochOrder | None:
-        """Return the order of an epoch with windows; `None` to shuffle all samples together.
-
-        Raises:
-            ValueError: for a window below 1.
-        """
+        """Return the order of an epoch with windows; `None` to shuffle all samples together."""
         if window is None:
             return None
-        if window < 1:
-            raise ValueError(
-                "`data.window` must be at least 1, or null to shuffle all samples together, got "
-                f"{window}. Try 10000."
-            )
         return ShardOrder(self.index.firsts, len(self), window)
 
     def _file(self, index: int) -> bytes:

@@ -22,7 +22,7 @@ from mezzotint.data.formats.columns import ColumnUse
 from mezzotint.data.formats.delimited import SEPARATORS
 from mezzotint.data.formats.parquet import SUFFIXES as PARQUET
 from mezzotint.data.listing.groups import grouped, independent
-from mezzotint.data.listing.sampling import held_out
+from mezzotint.data.listing.sampling import check_holdout, held_out
 from mezzotint.data.memory import InMemory, float_moments
 from mezzotint.data.series.files import (
     Array,
@@ -96,6 +96,7 @@ class Series(InMemory):
                 f"window={window}, stride={stride}, max_gap={max_gap}. Try 128, 64 and 5 for "
                 "sensors at 50 Hz."
             )
+        check_holdout(holdout)
         self.path, self.holdout = path, holdout
         series_list, self.columns = _read(Path(path), x, y, subject, channels, layout)
         counts = {len(item.values) for item in series_list}

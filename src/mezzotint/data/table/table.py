@@ -21,7 +21,7 @@ import torch
 from mezzotint.data.formats.columns import chosen_name
 from mezzotint.data.listing.groups import column_of_groups, grouped, merged, same_rows
 from mezzotint.data.listing.layout import SPLIT_COLUMN, roles_of, rows_of_splits
-from mezzotint.data.listing.sampling import held_out
+from mezzotint.data.listing.sampling import check_holdout, held_out
 from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.data.table.encoding import Encoding, fit
@@ -82,6 +82,7 @@ class Table(InMemory):
             raise ValueError(
                 f"`max_categories` must be 1 or more, got {max_categories}. 50 is the default."
             )
+        check_holdout(holdout)
         encoding = None if fitted is None else Encoding.read(fitted)
         codes = [] if encoding is None else encoding.columns
         categories = {*(categorical or ()), *(code.name for code in codes if code.categories)}
@@ -187,6 +188,7 @@ class TableSample(Table):
     def __init__(self, *, name: Embedded = "breast_cancer", holdout: float = 0.3) -> None:
         if name not in ("breast_cancer", "wine"):
             raise ValueError(f"`name` must be breast_cancer or wine, got {name!r}. Choose one.")
+        check_holdout(holdout)
         columns, labels = sample_table(name)
         encode = partial(fit, categorical=set(), max_categories=50)
         self._store(columns, labels, name, encode, holdout)

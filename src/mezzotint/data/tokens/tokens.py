@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.listing.groups import grouped, independent
-from mezzotint.data.listing.sampling import held_out
+from mezzotint.data.listing.sampling import check_holdout, held_out
 from mezzotint.data.memory import InMemory
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.data.tokens.files import FILES, Text, Unit, notes_on_folder, read_texts
@@ -117,6 +117,12 @@ class Tokens(InMemoryTokens):
                 "`length` must be 2 or more, `unit` line or file, and `overflow` truncate or "
                 f"split, got length={length}, unit={unit!r}, overflow={overflow!r}. 128, line and "
                 "truncate are the defaults."
+            )
+        check_holdout(holdout)
+        if vocabulary is not None and vocabulary < 1:
+            raise ValueError(
+                f"`vocabulary` must be 1 or more, got {vocabulary}. Leave it out to take it from "
+                "the tokens."
             )
         unreadable: list[tuple[str, str]] = []
         texts, self.columns = read_texts(Path(path), unit, text, label, group, unreadable)

@@ -28,7 +28,7 @@ class RotatingObjects(InMemory):
     Args:
         frames: frames per clip.
         size: height and width in pixels.
-        degrees: rotation of a model within a clip.
+        degrees: rotation of a model within a clip, any number; negative ones turn the other way.
 
     Attributes:
         credit: attribution of the models.
