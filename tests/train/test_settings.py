@@ -79,5 +79,5 @@ def test_decays_out_of_range_are_refused(decay: float) -> None:
 def test_a_seed_has_64_bits() -> None:
     assert Run(seed=-(2**63)).seed == -(2**63)
     for seed in (2**63, -(2**63) - 1):
-        with pytest.raises(ValueError, match="`run.seed` must be a whole number of 64 bits, got"):
+        with pytest.raises(ValueError, match="`run.seed` must be within 64 bits, got"):
             Run(seed=seed)

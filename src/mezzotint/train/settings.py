@@ -285,7 +285,7 @@ class Run(Component):
         log: Log = Log(),  # noqa: B008
     ) -> None:
         if not -(2**63) <= seed < 2**63:
-            raise ValueError(f"`run.seed` must be a whole number of 64 bits, got {seed}. Try 0.")
+            raise ValueError(f"`run.seed` must be within 64 bits, got {seed}. Try 0.")
         for name, value, usual in (
             ("epochs", epochs, 100),
             ("batch_size", batch_size, 256),

@@ -1,5 +1,6 @@
 """RandAugment and TrivialAugment: draws of torchvision; all random policies: batches, refusals."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -18,11 +19,14 @@ from mezzotint.augment.image.operations import IDENTITY, NAMES
 from mezzotint.augment.image.policies import Chain, Choice, Policy, identity, simclr, three_augment
 from mezzotint.augment.image.rand_augment import (
     RAND_AUGMENT,
+    TRIVIAL_AUGMENT,
     RandAugment,
+    Range,
     TrivialAugment,
     describe,
 )
 from mezzotint.recipe.schema import RecipeError, resolve
+from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws
 from tests.augment.image.reference import MANY, SHAPE, assert_same, drawn, theirs
 
@@ -137,6 +141,14 @@ def test_an_unknown_policy_is_refused_with_the_nearest() -> None:
 
 def test_spaces_name_operations() -> None:
     assert set(RAND_AUGMENT) | set(FAST_AUTO_AUGMENT) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "space"), [("rand_augment", RAND_AUGMENT), ("trivial_augment", TRIVIAL_AUGMENT)]
+)
+def test_the_key_of_operations_lists_them(kind: str, space: dict[str, Range]) -> None:
+    key = index().members("RandomPolicy")[kind].keys["names"]
+    assert set(re.findall(r"[a-z_]+", key.doc.partition(": ")[2])) >= set(space)
 
 
 def test_what_was_drawn_is_said_in_words() -> None:

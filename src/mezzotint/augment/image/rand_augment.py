@@ -165,8 +165,10 @@ class RandAugment(RandomPolicy):
         std: standard deviation of the magnitude in bins, drawn for each operation and clamped.
         p: probability that an operation is applied.
         extended: add SimCLR's missing color operations: hue, grayscale and blur.
-        names: operations to draw from, instead of the default ones; an operation that is listed
-            twice is drawn twice as often.
+        names: operations to draw from, instead of the default ones: identity, shear_x, shear_y,
+            translate_x, translate_y, rotate, brightness, color, contrast, sharpness, posterize,
+            solarize, auto_contrast, equalize, and hue, grayscale, gaussian_blur, invert, cutout. An
+            operation that is listed twice is drawn twice as often.
         interpolation: interpolation of shears, translations and rotations.
         fill: level of pixels from outside the image, 0 to 255.
     """
@@ -232,7 +234,9 @@ class TrivialAugment(RandomPolicy):
 
     Args:
         bins: number of bins of each range.
-        names: operations to draw from; `None` for all 14.
+        names: operations to draw from; `None` for all 14: identity, shear_x, shear_y, translate_x,
+            translate_y, rotate, brightness, color, contrast, sharpness, posterize, solarize,
+            auto_contrast, equalize.
         interpolation: interpolation of shears, translations and rotations.
         fill: level of pixels from outside the image, 0 to 255.
     """

@@ -64,7 +64,8 @@ class Native(Component):
             N images, C channels, H and W, such as NHW. By default pages, frames and an axis of at
             most 32 are channels.
         array: name of the array in files that have several.
-        dtype: type of the values; by default that of most files. Files of others are unreadable.
+        dtype: type of the values: bool, uint8 to uint64, int8 to int64, float16, float32 or
+            float64; by default that of most files. Files of others are unreadable.
         mean: mean of each channel, any number, of values in [0, 1]; by default measured.
         std: standard deviation of each channel; by default measured.
 
