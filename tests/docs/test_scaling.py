@@ -17,8 +17,8 @@ from benchmarks.scaling import (
 )
 from mezzotint.methods.mocov3 import MoCoV3
 from mezzotint.optim.optimizer import AdamW
-from mezzotint.optim.state import optimizer_state
 from mezzotint.recipe.signatures import index
+from mezzotint.train.state import optimizer_state
 from tests import ROOT
 from tests.test_contract_methods import build, views_for
 

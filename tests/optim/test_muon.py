@@ -16,8 +16,8 @@ from mezzotint.optim.muon import (
     step_scale,
     weight_matrices,
 )
-from mezzotint.optim.state import load_optimizer_state, optimizer_state
 from mezzotint.recipe.schema import construct, resolve
+from mezzotint.train.state import load_optimizer_state, optimizer_state
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:

@@ -1,5 +1,6 @@
 """The state of a run: everything comes back from a checkpoint, and nothing without one entry."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,19 @@ from torch import nn
 from mezzotint import load_encoder
 from mezzotint.encoders.table_mlp import TableMLP
 from mezzotint.methods.supervised import Supervised
+from mezzotint.optim.optimizer import LARS, SGD, AdamW, Optimizer
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.runs.reuse import trained_method
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import StepGuard
 from mezzotint.train.loop import pretrain
-from mezzotint.train.state import Average, RunState, tensors_of
+from mezzotint.train.state import (
+    Average,
+    RunState,
+    load_optimizer_state,
+    optimizer_state,
+    tensors_of,
+)
 from mezzotint.types import Input
 from tests.tiny import config
 
@@ -135,3 +143,34 @@ def test_a_run_leaves_the_average_and_trains_as_without(tmp_path: Path) -> None:
     assert not torch.equal(average["encoder.conv1.weight"], last.model["encoder.conv1.weight"])
     scored = trained_method(made(0.9), runs[0.9]).method.state_dict()
     assert all(torch.equal(scored[name], tensor) for name, tensor in average.items())
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> None:
+    for seed in seeds:
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("settings", [SGD(lr=0.1), AdamW(lr=0.01), LARS(lr=0.1)])
+def test_a_loaded_state_continues_to_the_bit(settings: Optimizer) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    optimizer = settings.build(model, 8)
+    steps(model, optimizer, range(3))
+    saved = optimizer_state(optimizer)
+    assert {name.partition("/")[0] for name in saved} == {"weight", "bias"}
+    resumed = copy.deepcopy(model)
+    other = settings.build(resumed, 8)
+    load_optimizer_state(other, saved)
+    steps(model, optimizer, range(3, 6))
+    steps(resumed, other, range(3, 6))
+    for one, two in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_state_of_an_unknown_parameter_is_refused() -> None:
+    optimizer = SGD(lr=0.1).build(nn.Linear(4, 3), 8)
+    with pytest.raises(ValueError, match=r"state of 'head\.weight', but the method has no such"):
+        load_optimizer_state(optimizer, {"head.weight/momentum_buffer": torch.zeros(3, 4)})

@@ -6,8 +6,7 @@ from mezzotint.cli import training as training
 from mezzotint.cli import evaluation as evaluation
 from mezzotint.cli import finetuning as finetuning
 from mezzotint.cli import analysis as analysis
-from mezzotint.cli import scaling as scaling
-from mezzotint.cli import checking as checking
+from mezzotint.cli import trials as trials
 from mezzotint.cli import encoders as encoders
 from mezzotint.cli import data as data
 

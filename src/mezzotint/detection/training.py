@@ -29,7 +29,6 @@ from mezzotint.detection.average_precision import (
 from mezzotint.detection.model import DetectionModel
 from mezzotint.optim.optimizer import Optimizer
 from mezzotint.optim.schedules import Schedule
-from mezzotint.optim.state import load_optimizer_state, optimizer_state
 from mezzotint.quant.batch_norm import averaged_statistics
 from mezzotint.recipe.component import Component, require_sizes
 from mezzotint.seeding import Draws, key_of, sample_order
@@ -42,6 +41,7 @@ from mezzotint.train.guard import (
 from mezzotint.train.log import Progress, RunLog
 from mezzotint.train.settings import Compute
 from mezzotint.train.signals import Interrupted, catch_signals
+from mezzotint.train.state import load_optimizer_state, optimizer_state
 from mezzotint.types import Unreadable
 from mezzotint.workers import read_in_workers
 
