@@ -325,7 +325,7 @@ def _preview(plan: "Plan", name: str) -> list[str]:
     first = plan.phases[0]
     if len(plan.phases) > 1 or first.load:
         from mezzotint.recipe.recipe import Recipe
-        from mezzotint.train.parts import check_plan, load_key, load_parts
+        from mezzotint.train.plan import check_plan, load_key, load_parts
 
         recipe = Recipe.build(first.config)
         check_plan(plan, recipe)
@@ -355,7 +355,7 @@ def _queue(
     options: dict[str, Any],
 ) -> None:
     from mezzotint.recipe.recipe import Recipe
-    from mezzotint.train.parts import check_plan
+    from mezzotint.train.plan import check_plan
     from mezzotint.train.slurm import Job, submit
 
     # A recipe that cannot be built is refused now, and not hours later in the queue.
