@@ -2,7 +2,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -183,16 +183,20 @@ def test_a_full_disk_claims_no_checkpoint_that_is_not_there(
 def test_what_the_disk_changed_is_noticed_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
 ) -> None:
-    store, write = saved(tmp_path, 1), checkpoint._write
+    store, append = saved(tmp_path, 1), checkpoint._append
 
-    def wrong(path: Path, content: Any) -> None:
-        write(path, content)
-        if path.name == name:
-            data = bytearray(path.read_bytes())
+    def wrong(file: BinaryIO, piece: memoryview) -> None:
+        data = bytearray(piece)
+        if Path(file.name).name == name and damage in ("flipped", "short"):
             data[-1] ^= damage == "flipped"
-            path.write_bytes(data[:-1] if damage == "short" else data + b"0" * (damage == "long"))
+            data = data[:-1] if damage == "short" else data
+        append(file, memoryview(data))
+        # What is too much is noticed at the end alone, so only the last piece can have it.
+        if Path(file.name).name == name and damage == "long":
+            with open(file.name, "ab") as other:
+                other.write(b"0")
 
-    monkeypatch.setattr(checkpoint, "_write", wrong)
+    monkeypatch.setattr(checkpoint, "_append", wrong)
     with pytest.raises(OSError, match=rf"`{name}` is .*`step-00000001` is kept. Check the disk"):
         store.save(2, MODEL, MOMENTS, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]

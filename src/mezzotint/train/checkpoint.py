@@ -2,9 +2,9 @@
 
 A checkpoint is a directory of safetensors, JSON and a manifest with the size and SHA-256 of every
 file. It is written under a temporary name next to the others, flushed, read back, compared and
-hashed, and only then renamed; older ones are removed after that. While one file is flushed and read
-back, the next is written. There is no pointer file: the newest directory whose manifest is correct
-is the latest checkpoint. Nothing is pickled.
+hashed, and only then renamed; older ones are verified and removed after that. While a file is
+written, other threads flush and read back what is written already. There is no pointer file: the
+newest directory whose manifest is correct is the latest checkpoint. Nothing is pickled.
 """
 
 import errno
@@ -17,10 +17,11 @@ import shutil
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ _Content = Callable[[], Iterable[memoryview]]
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})$")
 _CHUNK = 1 << 20
+_PIECE = 1 << 23
+_FLUSHED = 1 << 25
 _SAFETENSORS_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
@@ -83,10 +86,8 @@ class CheckpointStore:
             self.root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            with ThreadPoolExecutor(3) as pool:
-                superfluous = pool.submit(self._superfluous, target)
+            with ThreadPoolExecutor(4) as pool:
                 _write_all(temporary, pool, step, model, optimizer, state)
-                to_remove = superfluous.result()
             faults.point("checkpoint.before_rename", step)
             if target.exists():
                 shutil.rmtree(target)
@@ -96,7 +97,7 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             raise self._explained(error, size_of(model, optimizer)) from error
         faults.point("checkpoint.after_rename", step)
-        _remove(to_remove)
+        self.remove_older(target)
         faults.point("checkpoint.after_retention", step)
         return target
 
@@ -113,17 +114,17 @@ class CheckpointStore:
             f"{'Check the disk' if error.errno == errno.EIO else 'Free some space'}.",
         )
 
-    def _superfluous(self, saving: Path) -> list[Path]:
-        """Find the checkpoints that may go once another one is saved."""
-        good, found = 1, []
+    def remove_older(self, newest: Path) -> None:
+        """Verify the checkpoints that stay next to one that was just saved, and remove the rest."""
+        good, superfluous = 1, []
         for folder in reversed(self.found()):
-            if folder == saving:
+            if folder == newest:
                 continue
             if good < self.keep:
                 good += _is_good(folder)  # a damaged one does not count, and stays to be looked at
             else:
-                found.append(folder)
-        return found
+                superfluous.append(folder)
+        _remove(superfluous)
 
     def found(self) -> list[Path]:
         """List all checkpoint directories, oldest first, good or not."""
@@ -298,19 +299,17 @@ def _write_all(
         "optimizer.safetensors": functools.partial(_safetensors, optimizer),
         "state.json": _json({"step": step, **state}),
     }
-    hashed, flushed = {}, []
+    found, flushed = {}, []
     for name, content in contents.items():
-        _write(folder / name, content)
-        hashed[name] = pool.submit(_read_back, folder / name, content)
-        flushed.append(pool.submit(flush, folder / name))
+        found[name], flushes = _write(folder / name, content(), pool)
+        flushed += flushes
         faults.point(f"checkpoint.after_{name.partition('.')[0]}", step)
-    files = {name: found.result() for name, found in hashed.items()}
+    files = {name: facts.result() for name, facts in found.items()}
     manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": files}
     manifest["sha256"] = _digest_of(manifest)
-    _write(folder / "manifest.json", _json(manifest))
-    _read_back(folder / "manifest.json", _json(manifest))
-    flush(folder / "manifest.json")
-    for done in flushed:
+    read_back, flushes = _write(folder / "manifest.json", _json(manifest)(), pool)
+    read_back.result()
+    for done in (*flushed, *flushes):
         done.result()
     flush(folder)
     faults.point("checkpoint.after_manifest", step)
@@ -321,30 +320,59 @@ def _json(value: Mapping[str, Any]) -> _Content:
     return lambda: [memoryview(text)]
 
 
-def _write(path: Path, content: _Content) -> None:
+def _write(
+    path: Path, content: Iterable[memoryview], pool: Executor
+) -> tuple[Future[dict[str, Any]], list[Future[None]]]:
+    """Write a file, while threads read back and flush what is written already.
+
+    Returns:
+        Its size and SHA-256 once it was read back, and all flushes.
+    """
+    written: SimpleQueue[memoryview | None] = SimpleQueue()
+    flushes: list[Future[None]] = []
+    unflushed = 0
     with path.open("wb") as file:
-        for part in content():
-            file.write(part)
+        found = pool.submit(_read_back, path, iter(written.get, None))
+        try:
+            for part in content:
+                for start in range(0, len(part), _PIECE):
+                    piece = part[start : start + _PIECE]
+                    _append(file, piece)
+                    written.put(piece)
+                    unflushed += len(piece)
+                    # The disk has work to do from the start; one thread flushes a file at a time.
+                    if unflushed >= _FLUSHED and (not flushes or flushes[-1].done()):
+                        flushes.append(pool.submit(flush, path))
+                        unflushed = 0
+        finally:
+            written.put(None)
+    flushes.append(pool.submit(flush, path))
+    return found, flushes
 
 
-def _read_back(path: Path, content: _Content) -> dict[str, Any]:
-    """Compare a file with what was written; return its size and SHA-256.
+def _append(file: BinaryIO, piece: memoryview) -> None:
+    file.write(piece)
+    file.flush()
+
+
+def _read_back(path: Path, pieces: Iterable[memoryview]) -> dict[str, Any]:
+    """Compare a file with the pieces that were written to it; return its size and SHA-256.
 
     Raises:
         OSError: when the file differs.
     """
     digest, size, buffer = hashlib.sha256(), 0, memoryview(bytearray(_CHUNK))
     with path.open("rb") as file:
-        for part in content():
-            for start in range(0, len(part), _CHUNK):  # hashed while it is in the cache
-                chunk = part[start : start + _CHUNK]
+        for piece in pieces:
+            for start in range(0, len(piece), _CHUNK):  # hashed while it is in the cache
+                chunk = piece[start : start + _CHUNK]
                 read = buffer[: len(chunk)]
                 is_whole = file.readinto(read) == len(chunk)
                 # Views of bytes compare one by one, arrays of numpy many at once.
                 if not (is_whole and np.array_equal(np.asarray(read), np.asarray(chunk))):
                     raise OSError(errno.EIO, f"`{path.name}` is not what was written")
                 digest.update(read)
-            size += len(part)
+            size += len(piece)
         if file.read(1):
             raise OSError(errno.EIO, f"`{path.name}` is longer than what was written")
     return {"bytes": size, "sha256": digest.hexdigest()}
