@@ -1,5 +1,6 @@
 """What a recipe's optimizer builds."""
 
+import copy
 import math
 from typing import Any
 
@@ -53,6 +54,42 @@ def test_lars_passes_its_settings_on() -> None:
         )
     assert (decayed["weight_decay"], decayed["excluded"]) == (1e-6, False)
     assert (excluded["weight_decay"], excluded["excluded"]) == (0.0, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adamw_reads_memory_once_and_steps_as_torch_does(dtype: torch.dtype) -> None:
+    """Also for gradients of another memory format, and for those without memory of their own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(5, 7, 3), nn.Linear(4, 3)).to(dtype)
+    model.to(memory_format=torch.channels_last)
+    twin = copy.deepcopy(model)
+    settings = AdamW(lr=0.01, weight_decay=0.1, eps=1e-6, exclude="norm_and_bias")
+    built = settings.build(model, 8)
+    expected = torch.optim.AdamW(settings.groups(twin, 8), eps=1e-6, foreach=False)
+    assert all(group["fused"] for group in built.param_groups)
+    for _ in range(20):
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            p.grad = q.grad = torch.randn(p.shape, dtype=dtype)
+        model[1].bias.grad = twin[1].bias.grad = torch.ones(1, dtype=dtype).expand(3)
+        versions = [p._version for p in model.parameters()]
+        built.step()
+        expected.step()
+        # Caches and autograd notice a change by the version.
+        assert all(p._version > v for p, v in zip(model.parameters(), versions, strict=True))
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=20 * torch.finfo(dtype).eps, atol=1e-7)
+
+
+def test_adamw_takes_weights_that_are_no_block_of_memory() -> None:
+    model = nn.Linear(4, 6)
+    model.weight = nn.Parameter(torch.randn(6, 8)[:, ::2])
+    assert model.weight.stride() == (8, 2)
+    built = AdamW(lr=0.1, weight_decay=0.0).build(model, 8)
+    assert not built.param_groups[0]["fused"]
+    before = model.weight.detach().clone()
+    model.weight.grad = torch.ones(6, 4)
+    built.step()
+    torch.testing.assert_close(model.weight.detach(), before - 0.1)
 
 
 @pytest.mark.parametrize("kind", [SGD, AdamW, LARS, LARC])

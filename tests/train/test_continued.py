@@ -23,16 +23,14 @@ from mezzotint.runs.reuse import load_branch
 from mezzotint.train import continued
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.continued import compare, read_outcome
-from mezzotint.train.loop import pretrain
-from mezzotint.types import Input
+from mezzotint.train.log import Meter
+from mezzotint.train.loop import Trainer, pretrain
+from mezzotint.types import Batch, Input
 from tests.tiny import config
 
 
-def build(
-    method: str = "simclr", init: dict[str, Any] | None = None, lr: float = 1e-3, **run: Any
-) -> Recipe:
+def build(method: str = "simclr", init: dict[str, Any] | None = None, **run: Any) -> Recipe:
     plain = config(method, **run)
-    plain["optimizer"] |= {"lr": lr}
     return Recipe.build(resolve_recipe(plain | ({"init": init} if init else {})))
 
 
@@ -40,6 +38,19 @@ def build(
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("continued") / "run"
     return pretrain(build(epochs=4), folder, progress="quiet")
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every step end with an encoder whose features are the same for all samples."""
+    step = Trainer.step
+
+    def spoiled(self: Trainer, number: int, batch: Batch, meter: Meter) -> dict[str, float]:
+        logs = step(self, number, batch, meter)
+        with torch.no_grad():
+            self.method.get_parameter("encoder.conv1.weight").zero_()
+        return logs
+
+    monkeypatch.setattr(Trainer, "step", spoiled)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -94,8 +105,8 @@ def test_a_run_with_lora_resumes_and_saves_a_plain_encoder(first: Path, tmp_path
 def test_a_worse_encoder_is_not_handed_over(
     first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = build(init={"path": str(first)}, lr=30.0, epochs=2)
-    run = pretrain(broken, tmp_path / "run")
+    spoil(monkeypatch)
+    run = pretrain(build(init={"path": str(first)}), tmp_path / "run")
     outcome = read_outcome(run)
     assert outcome is not None and outcome.kept == "start"
     assert outcome.after < outcome.before and outcome.high < 0.0
@@ -107,11 +118,14 @@ def test_a_worse_encoder_is_not_handed_over(
     )
 
 
-def test_a_good_encoder_is_handed_over_and_last_never_refuses(first: Path, tmp_path: Path) -> None:
+def test_a_good_encoder_is_handed_over_and_last_never_refuses(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = pretrain(build(init={"path": str(first)}), tmp_path / "good", progress="quiet")
     outcome = read_outcome(run)
     assert outcome is not None and outcome.kept == "trained" and outcome.samples > 100
-    last = build(init={"path": str(first), "keep": "last"}, lr=30.0, epochs=2)
+    spoil(monkeypatch)
+    last = build(init={"path": str(first), "keep": "last"})
     run = pretrain(last, tmp_path / "last", progress="quiet")
     outcome = read_outcome(run)
     assert outcome is not None and outcome.kept == "trained" and outcome.high < 0.0
@@ -219,7 +233,8 @@ def test_a_kill_while_the_start_is_put_back_never_hands_over_a_worse_encoder(
     first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing says that the start was kept before it is there; a resumed run decides again."""
-    broken: dict[str, Any] = {"init": {"path": str(first)}, "lr": 30.0, "epochs": 2}
+    broken: dict[str, Any] = {"init": {"path": str(first)}}
+    spoil(monkeypatch)
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -139,7 +139,12 @@ def test_the_order_and_the_losses_are_those_of_an_uninterrupted_run(
     ]
     assert saved[0] is not None and saved[1] is not None
     for name, tensor in saved[1].model.items():
-        torch.testing.assert_close(saved[0].model[name], tensor, atol=2e-4, rtol=0)
+        other = saved[0].model[name]
+        if name.endswith("qkv.bias"):
+            # The bias of keys moves all logits of a query alike. Its gradient is rounding alone,
+            # which Adam makes as large as any other.
+            tensor, other = (t.view(3, -1)[::2] for t in (tensor, other))
+        torch.testing.assert_close(other, tensor, atol=2e-5, rtol=0)
 
 
 def test_processes_that_would_change_the_batch_are_refused(

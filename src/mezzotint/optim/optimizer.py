@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mezzotint.optim.groups import Exclude, Group, LayerScales, named_groups
 from mezzotint.optim.lars import LARCOptimizer, LARSOptimizer
@@ -218,7 +218,37 @@ class AdamW(Optimizer):
         return [{**group, "eps": self.eps} for group in groups]
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.groups(model, batch_size), betas=self.betas, eps=self.eps)
+        groups = self.groups(model, batch_size)
+        fused = all(_is_dense_on_cpu(p) for group in groups for _, p in group["params"])
+        return OnePassAdamW(groups, betas=self.betas, eps=self.eps, fused=fused or None)
+
+
+class OnePassAdamW(torch.optim.AdamW):
+    """torch's AdamW with `fused`, which reads and writes memory once in a step, made safe.
+
+    On the CPU it takes a quarter of the time, because it makes no temporary tensors. But its kernel
+    takes numbers in the order of memory, whatever the strides, and does not mark parameters as
+    changed. So gradients get the memory format of their parameters first, and versions are counted.
+    """
+
+    def _init_group(
+        self, group: Group, params: list[Tensor], grads: list[Tensor], *rest: list[Tensor]
+    ) -> bool:
+        has_complex: bool = super()._init_group(  # type: ignore[no-untyped-call]
+            group, params, grads, *rest
+        )
+        if group["fused"]:
+            for index, (p, grad) in enumerate(zip(params, grads, strict=True)):
+                if grad.stride() != p.stride():
+                    grads[index] = torch.empty_like(p).copy_(grad)
+            torch.autograd.graph.increment_version(params)
+        return has_complex
+
+
+def _is_dense_on_cpu(p: Tensor) -> bool:
+    """Whether every number in a parameter's part of memory belongs to it, and is a float."""
+    dense = torch.empty_like(p).stride() == p.stride()
+    return p.device.type == "cpu" and p.is_floating_point() and dense
 
 
 class LARS(Optimizer):
