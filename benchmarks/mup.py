@@ -6,7 +6,7 @@ python benchmarks/mup.py tokens OUT      # Muon on convolutions with fewer token
 python benchmarks/mup.py rates simclr OUT        # best rate across widths on emoji, 3 seeds
 python benchmarks/mup.py rates ssql OUT          # the same under random bit-widths
 python benchmarks/mup.py bits OUT        # best rate by bits, at width 16
-python benchmarks/mup.py overhead        # time of a training step in muP over one without
+python benchmarks/mup.py overhead [MAE]  # time of a training step in muP over one without
 """
 
 import itertools
@@ -65,12 +65,12 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "Adam": lambda: AdamW(lr=3e-3), "SGD": lambda: SGD(lr=0.02),
     "LARS": lambda: LARS(lr=0.05, trust=0.1), "Muon": lambda: Muon(lr=0.02, arithmetic="fp32"),
 }  # fmt: skip
-T_2, T_4 = 4.303, 2.776  # Student's t of 95 % with two and four degrees of freedom
+T_2, T_7 = 4.303, 2.365  # Student's t of 95 % with two and seven degrees of freedom
 SMALL = {"MLP": (32, 2), "ViT": (32, 2), "ResNet-8": (16, 1), "AudioNTT": (16, 1)}
 """Samples of a batch, and seeds."""
 
 
-FEW = {"AudioNTT": (8, 4, (64, 128, 256), 1), "ResNet-8": (4, 8, (64, 128, 192), 3)}
+FEW = {"AudioNTT": (8, 4, (64, 128, 256), 1), "ResNet-8": (4, 8, (64, 128, 256), 3)}
 """Side of an input, samples, widths and seeds; fewer tokens than channels meet a kernel."""
 
 
@@ -257,26 +257,27 @@ def rate_row(cells: list[dict[str, Any]]) -> str:
 
 
 OVERHEADS: dict[str, tuple[Section, Section, int, int, int]] = {
-    "ResNet-8, width 4, batch 2: the fixed cost": (
+    "SimCLR, ResNet-8, width 4, batch 2: the fixed cost": (
         lambda w: {"kind": "resnet8", "stem": "patch", "width": w}, METHODS["InfoNCE"], 4, 2, 120,
     ),
-    "ResNet-8, patch stem, width 64, batch 32": (
+    "SimCLR, ResNet-8, patch stem, width 64, batch 32": (
         lambda w: {"kind": "resnet8", "stem": "patch", "width": w}, METHODS["InfoNCE"], 64, 32, 24,
     ),
-    "ViT, 4 blocks, patches of 4, width 128, batch 64": (
+    "MAE, ViT of 4 blocks, patches of 4, width 128, batch 64": (
         lambda w: {"kind": "vit", "width": w, "heads": w // 32, "depth": 4, "patch": 4},
-        METHODS["InfoNCE"], 128, 64, 8,
+        lambda w: {"kind": "mae", "decoder": {"width": w, "heads": w // 32, "depth": 2}},
+        128, 64, 10,
     ),
-    "ResNet-18, small stem, width 64, batch 32, readouts": (
+    "BYOL, ResNet-18, small stem, width 64, batch 32, readouts": (
         lambda w: {"kind": "resnet18", "stem": "small", "width": w},
         lambda w: {"kind": "byol", "hidden_dim": 4 * w, "dim": 128, "last_norm": True}, 64, 32, 2,
     ),
 }  # fmt: skip
 """Encoder, method, width, samples of a batch, and steps of a round; the base is half as wide."""
-ROUNDS = 5
+ROUNDS = 8
 
 
-def print_overhead() -> None:
+def print_overhead(*chosen: str) -> None:
     """CPU time of steps with and without muP, in turn, on images of 16 pixels.
 
     Where memory lies changes the time of a step too. So each round builds both networks again, the
@@ -285,13 +286,15 @@ def print_overhead() -> None:
     torch.set_num_threads(1)
     print("| step | time | muP: passes | optimizer | whole | control, whole |\n|" + "---|" * 6)
     for name, case in OVERHEADS.items():
+        if chosen and not name.startswith(chosen):
+            continue
         rounds = {base: [timed(case, base, turn % 2 == 1) for turn in range(ROUNDS)]
                   for base in (case[2] // 2, None)}  # fmt: skip
         columns = []
         for found in rounds.values():
             passes, updates = ([r[1][k] - r[0][k] for r in found] for k in (0, 1))
             whole = [sum(r[1]) / sum(r[0]) - 1.0 for r in found]
-            half = statistics.stdev(whole) / math.sqrt(ROUNDS) * T_4
+            half = statistics.stdev(whole) / math.sqrt(ROUNDS) * T_7
             columns.append(
                 f"{statistics.median(passes):+.2f} ms | {statistics.median(updates):+.2f} ms | "
                 f"{statistics.mean(whole):+.1%} ± {half:.1%}"
@@ -341,4 +344,4 @@ if __name__ == "__main__":
     elif verb == "rates":
         print_rates(sys.argv[2], Path(sys.argv[3]))
     else:
-        print_overhead()
+        print_overhead(*sys.argv[2:])

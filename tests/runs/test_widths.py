@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from mezzotint.optim.mup import rules
+from mezzotint.optim.mup.measure import train_and_measure
+from mezzotint.optim.mup.rules import Factors
+from mezzotint.optim.optimizer import SGD, Optimizer
 from mezzotint.recipe.recipe import resolve_recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.report.widths import (
@@ -25,6 +29,7 @@ from mezzotint.runs.widths import (
     transfer_rates,
 )
 from mezzotint.train.guard import NotFinite
+from tests.optim.mup.test_method import made, views
 from tests.tiny import config
 
 
@@ -73,6 +78,43 @@ def test_verdicts_in_words() -> None:
     flat = [{**row, "module": "b"} for row in rows(0.0)]
     shrinking = {"mup": rows(-0.5, readout=True) + flat, "standard": rows(1.0)}
     assert CoordinateCheck(shrinking, [8, 16]).passed  # a readout may
+
+
+def test_changes_alone_can_fail_and_tokens_explain_those_of_muon() -> None:
+    moved = [{**row, "change": row["width"] ** -0.5} for row in rows(0.0)]
+    check = CoordinateCheck({"mup": moved, "standard": rows(1.0)}, [8, 16])
+    assert not check.passed
+    assert (
+        "Failed: the change of `a` has slope -0.50 at step 2 in muP; the limit is 0.4. A large"
+        in (check.verdict())
+    )
+    for tokens, explained in ((8, True), (2, False)):
+        facts = {"module": "a.weight", "t": 2, "weight": 1.0, "channels": 8, "tokens": tokens}
+        more = [*moved, {**facts, "width": 8}, {**facts, "width": 16, "channels": 16}]
+        text = CoordinateCheck({"mup": more, "standard": rows(1.0)}, [8, 16]).verdict()
+        assert (
+            "`a.weight` has 8 channels at width 8 and meets 8 tokens (positions" in text
+        ) is explained
+
+
+def test_rates_of_sgd_that_do_not_grow_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs stay what they were at the start then: what tells is how far training moves them."""
+    monkeypatch.setattr(rules, "sgd", lambda growth, group: Factors())
+    planted = [
+        {**row, "width": width}
+        for width in (64, 128)
+        for row in train_and_measure(
+            *trained("audio", "infonce", width, SGD(lr=0.02)), views("audio"), steps=2
+        )
+    ]
+    check = CoordinateCheck({"mup": planted, "standard": rows(1.0)}, [64, 128])
+    assert abs(check.worst("mup")[2]) < 0.2  # outputs alone hardly tell
+    assert not check.passed and check.worst("mup", "change")[2] < -0.8
+
+
+def trained(encoder: str, method: str, width: int, settings: Optimizer) -> tuple[Any, Any]:
+    built = made(encoder, method, width, 64)
+    return built, settings.build(built, 16)
 
 
 def test_a_grid_is_trained_once_and_proposes_a_rate(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 
 LIMIT, CONTROL = 0.15, 0.5
+CHANGE_LIMIT = 0.4
+"""Of slopes of changes: rates that are wrong by √m or m give 0.5 or 1, small widths up to 0.4."""
+TOKENS = 0.25
+"""Tokens over channels, up to which Muon's changes are those of any larger width."""
 PARAMETRIZATIONS = ("mup", "standard")
 Axis = Literal["width", "depth"]
 
@@ -106,13 +110,37 @@ class CoordinateCheck:
             for key, slope in self.slopes(parametrization, y).items()
             if slope > 0.0 or key[0] not in readouts
         }
-        module, step = max(found, key=lambda key: abs(found[key]))
-        return module, step, found[module, step]
+        module, step = max(found, key=lambda key: abs(found[key]), default=("", 0))
+        return module, step, found.get((module, step), 0.0)
+
+    def failures(self) -> dict[str, str]:
+        """Say by statistic what depends on the width in muP: outputs, or how far they move."""
+        found = {}
+        for y, what, limit in (("l1", "", LIMIT), ("change", "the change of ", CHANGE_LIMIT)):
+            module, step, slope = self.worst("mup", y)
+            if abs(slope) >= limit:
+                where = f"{what}`{module}` has slope {slope:+.2f} at step {step} in muP"
+                found[y] = f"{where}; the limit is {limit}"
+        return found
 
     @property
     def passed(self) -> bool:
-        """Whether no output in muP depends on the width."""
-        return abs(self.worst("mup")[2]) < LIMIT
+        """Whether no output in muP depends on the width, nor how far training moves it."""
+        return not self.failures()
+
+    def many_tokens(self) -> str:
+        """Say where Muon meets too many tokens for the narrowest width; empty if nowhere."""
+        narrow = (r for r in self.rows["mup"] if r.get("width") == min(self.sizes))
+        rows = [r for r in narrow if r.get("tokens", 0) > TOKENS * r.get("channels", 0)]
+        if not rows:
+            return ""
+        row = max(rows, key=lambda row: row["tokens"] / row["channels"])
+        return (
+            f"`{row['module']}` has {row['channels']} channels at width {row['width']} and meets "
+            f"{row['tokens']} tokens (positions of all samples and views). Muon's changes grow "
+            "while the width passes the number of tokens, by up to √2 in each layer. Take at most "
+            "a quarter as many tokens as channels: a smaller run.batch_size, or smaller inputs."
+        )
 
     @property
     def has_power(self) -> bool:
@@ -122,19 +150,21 @@ class CoordinateCheck:
 
     def verdict(self) -> str:
         """Say in words what was found."""
-        module, step, slope = self.worst("mup")
-        first = (
-            f"Passed: no output depends on the {self.axis} in muP (largest slope {slope:+.2f}, "
-            f"`{module}` at step {step}; the limit is {LIMIT})."
-            if self.passed
-            else f"Failed: `{module}` has slope {slope:+.2f} at step {step} in muP; the limit is "
-            f"{LIMIT}. A large optimizer.lr or a small batch can do this; try half the rate first."
-        )
-        ways = {"output": self.worst("standard")}
-        if any("change" in row for row in self.rows["standard"]):
-            ways["change of output"] = self.worst("standard", "change")
-        what = max(ways, key=lambda way: abs(ways[way][2]))
-        module, step, slope = ways[what]
+        failures = self.failures()
+        if failures:
+            reason = (self.many_tokens() if "change" in failures else "") or (
+                "A large optimizer.lr or a small batch can do this; try half the rate first."
+            )
+            first = f"Failed: {', and '.join(failures.values())}. {reason}"
+        else:
+            module, step, slope = self.worst("mup")
+            first = (
+                f"Passed: no output depends on the {self.axis} in muP (largest slope {slope:+.2f}, "
+                f"`{module}` at step {step}; the limit is {LIMIT})."
+            )
+        ways = {y: self.worst("standard", y) for y in ("l1", "change")}
+        y = max(ways, key=lambda y: abs(ways[y][2]))
+        what, (module, step, slope) = {"l1": "output", "change": "change of output"}[y], ways[y]
         second = (
             f"The control fails, as it must: the {what} of `{module}` has slope {slope:+.2f} at "
             f"step {step}."

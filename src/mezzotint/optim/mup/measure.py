@@ -5,12 +5,14 @@ the change is what training has done. Cosine matrices of projections and predict
 like outputs, because the losses of siamese methods see nothing else of them.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.nn.modules.conv import _ConvNd
 
 from mezzotint.optim.mup.coord_check import Recorder, Row
 from mezzotint.optim.mup.readout import is_readout
@@ -35,14 +37,17 @@ def train_and_measure(
         output, `readout`, and from t = 2 on `change`, that of the difference to t = 1. Rows of
         cosine matrices have modules `projector:cosine` and the like. A row for each weight matrix,
         at the last step, has `weight` and `update`: spectral norms of the weight and of all steps
-        together.
+        together; and, where Muon makes the steps, `tokens` and `channels`: the positions
+        of all samples and views that meet it in a step, and how many outputs it has.
     """
     method.train()
     matrices = {n: p for n, p in method.named_parameters() if p.ndim >= 2 and p.requires_grad}
     start = {name: p.detach().clone() for name, p in matrices.items()}
     readouts = {name for name, module in method.named_modules() if is_readout(module)}
+    by_muon = {id(p) for g in optimizer.param_groups if g.get("orthogonal") for p in g["params"]}
     first: dict[str, Tensor] = {}
     rows: list[Row] = []
+    tokens = _count_tokens(method)
     for t in range(1, steps + 1):
         torch.manual_seed(seed)
         with Recorder(method) as seen:
@@ -63,9 +68,30 @@ def train_and_measure(
         method.after_step(t / steps)
     for name, p in matrices.items():
         weight, update = p.detach().flatten(1), (p.detach() - start[name]).flatten(1)
-        norms = {"weight": spectral_norm(weight), "update": spectral_norm(update)}
-        rows.append({"module": name, "t": steps, **norms})
+        row = {"module": name, "t": steps}
+        row |= {"weight": spectral_norm(weight), "update": spectral_norm(update)}
+        if id(p) in by_muon:
+            row |= {"tokens": tokens[name.rpartition(".")[0]] // steps, "channels": len(p)}
+        rows.append(row)
     return rows
+
+
+def _count_tokens(method: nn.Module) -> Counter[str]:
+    """Count from now on the positions of all samples that meet each linear and convolution."""
+    found: Counter[str] = Counter()
+
+    def count(name: str, channels: int) -> Any:
+        def add(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            found[name] += output.numel() // channels
+
+        return add
+
+    for name, module in method.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(count(name, module.out_features))
+        elif isinstance(module, _ConvNd):
+            module.register_forward_hook(count(name, module.out_channels))
+    return found
 
 
 def _outputs(seen: Recorder) -> Iterator[tuple[str, Tensor]]:
