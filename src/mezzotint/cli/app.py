@@ -17,6 +17,7 @@ import typer
 
 from mezzotint._version import __version__
 from mezzotint.files import shown
+from mezzotint.memory import keep_freed_memory
 from mezzotint.recipe.schema import RecipeError
 
 app = typer.Typer(
@@ -130,6 +131,7 @@ def main() -> None:
     # docs/log.md). OpenMP reads it when torch is loaded, which is later.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    keep_freed_memory()
     sys.stdout, sys.stderr = tolerant(sys.stdout), tolerant(sys.stderr)
     code = run()
     sys.exit(_with_lost_output(code, (sys.stdout, sys.stderr)))

@@ -19,6 +19,7 @@ from mezzotint import dist
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation import progress
+from mezzotint.memory import keep_freed_memory
 from mezzotint.modality.modality import modality_of
 from mezzotint.quant.hooks import evaluating
 from mezzotint.types import Input, Unreadable
@@ -322,6 +323,7 @@ def _read(
     device: torch.device,
 ) -> Extraction:
     """Extract this rank's part, then gather all parts."""
+    keep_freed_memory()
     requested = torch.arange(len(source)) if indices is None else indices
     batches = requested.split(reading.batch_size)
     own = torch.cat([requested[:0], *batches[dist.rank() :: dist.world_size()]])

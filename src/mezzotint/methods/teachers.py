@@ -22,6 +22,8 @@ from mezzotint.methods.code_targets import checksum
 from mezzotint.modality.modality import modality_of
 from mezzotint.types import Input
 
+_GROUP = 32
+"""Rows of a forward pass of cached teachers: it fits the cache of a CPU at a few dozen pixels."""
 _HUB = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -206,9 +208,10 @@ def parts_of(
 class FeatureCache:
     """Keeps the rows of teachers for views that come again, bit for bit.
 
-    Rows are stored with a checksum of their view, in the memory of the CPU. A batch with an
-    unknown view is computed whole, so that every row comes from a batch of the same size. It is no
-    part of a checkpoint: a run that goes on computes each row once more.
+    Rows are stored with a checksum of their view, in the memory of the CPU. Unknown views are
+    computed in groups of 32, the last one filled by views of the batch, so that every row comes
+    from a forward pass of the same size. It is no part of a checkpoint: a run that goes on computes
+    each row once more.
     """
 
     def __init__(self) -> None:
@@ -219,7 +222,7 @@ class FeatureCache:
     def __call__(
         self, index: int, ids: Tensor, x: Tensor, teachers: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Return the rows of a view, and compute them if one of them is unknown.
+        """Return the rows of a view, and compute those that are unknown.
 
         Args:
             index: number of the view.
@@ -232,17 +235,17 @@ class FeatureCache:
         """
         samples, sums = torch.stack([ids, checksum(x)]).tolist()  # one reading of the device
         names = [(index, sample) for sample in samples]
-        known = [self._rows.get(name) for name in names]
-        for (_, sample), entry, now in zip(names, known, sums, strict=True):
-            if entry is not None and entry[0] != now:
-                raise ValueError(not_repeated(f"view {index + 1} of sample {sample} is not"))
-        if None in known:
-            rows = teachers(x)
-            kept = rows.cpu()
-            entries = zip(sums, kept, strict=True)
-            self._rows |= {n: (s, row.clone()) for n, (s, row) in zip(names, entries, strict=True)}
-            return rows
-        stored = torch.stack([entry[1] for entry in known if entry is not None])
+        for name, now in zip(names, sums, strict=True):
+            if name in self._rows and self._rows[name][0] != now:
+                raise ValueError(not_repeated(f"view {index + 1} of sample {name[1]} is not"))
+        unknown = [row for row, name in enumerate(names) if name not in self._rows]
+        for start in range(0, len(unknown), _GROUP):
+            group = unknown[start : start + _GROUP]
+            filled = [*group, *(n % len(x) for n in range(_GROUP - len(group)))]
+            made = teachers(x[torch.tensor(filled, device=x.device)]).cpu()
+            for row, values in zip(group, made, strict=False):
+                self._rows[names[row]] = sums[row], values.clone()
+        stored = torch.stack([self._rows[name][1] for name in names])
         return stored.to(x.device, non_blocking=True)
 
 

@@ -20,10 +20,10 @@ from mezzotint.augment.image.multi_augment import MultiAugment
 from mezzotint.augment.image.operations import NAMES, OPERATIONS, apply_operations
 from mezzotint.augment.image.policies import Policy, identity
 from mezzotint.augment.image.rand_augment import RAND_AUGMENT
-from mezzotint.augment.image.render import keep_freed_memory
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Transform
 from mezzotint.data.source import Source
+from mezzotint.memory import keep_freed_memory
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.recipe.signatures import index

@@ -21,6 +21,7 @@ from mezzotint.augment.image.geometry import (
 from mezzotint.augment.image.policies import Policy
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Params, Transform, flips
+from mezzotint.memory import keep_freed_memory
 from mezzotint.seeding import Draws
 from mezzotint.timing import part
 from mezzotint.types import Input
@@ -192,15 +193,3 @@ def _rows_at_a_time(count: int, values: int, device: torch.device) -> int:
     if device.type != "cpu":
         return max(1, count)
     return 1 if values >= _LARGE else max(1, _CACHED_VALUES // values)
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory of temporaries instead of returning it to the system.
-
-    glibc maps blocks of more than 128 kB from the system one by one, and unmaps them, until a
-    larger block has been freed; from then on it serves up to that size (at most 32 MB) from its own
-    memory (mallopt(3), "dynamic mmap threshold"). A training step frees such a block by itself.
-    View generation alone does not, and spent a third of its time at 32 pixels in page faults.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
