@@ -18,7 +18,10 @@ import time
 
 from views import version  # type: ignore[import-not-found]
 
-SIDES: dict[str, dict[str, str]] = {"glibc": {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, "kept": {}}
+SIDES: dict[str, dict[str, str]] = {
+    "glibc": {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"},
+    "kept": {},
+}
 TRAINED: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "SimCLR, ResNet-8, 32 px, batch 256 (the demo)": ("image/emoji_simclr", 32, ()),
     "SimCLR, speech (the demo)": ("audio/speech_simclr", 0, ()),

@@ -100,7 +100,7 @@ def test_no_room_without_a_purpose() -> None:
 def test_the_house_stays_small() -> None:
     """A stranger finds a thing in two steps only while each room holds few names."""
     modules = [path for path in FILES if path.name != "__init__.py"]
-    assert len(modules) <= 316
+    assert len(modules) <= 317
     for room, most in (("data", 22), ("augment", 16)):
         names = {p.name for p in (PACKAGE / room).iterdir() if not p.name.startswith("_")}
         assert len(names) <= most, names

@@ -16,13 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mezzotint import dist, timing
+from mezzotint import dist, memory, timing
 from mezzotint.augment.views import ViewContext
 from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.encoders.channels_last import to_channels_last
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.files import write_json, write_text
-from mezzotint.memory import keep_freed_memory
 from mezzotint.methods.method import synchronize_norms
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.seeding import key_of
@@ -69,7 +68,7 @@ def pretrain(
         ValueError: for anything in the recipe or the directory that cannot be used, before the
             first step.
     """
-    keep_freed_memory()
+    memory.keep_freed_memory()
     device = recipe.run.compute.torch_device()
     continued.go_on(recipe, Path(str(out))) if resume else continued.begin(recipe)
     with ExitStack() as stack:
