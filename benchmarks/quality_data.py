@@ -9,6 +9,7 @@ together. `held_back` marks the sets that no setting was chosen on.
 
 import csv
 import io
+import re
 import subprocess
 import sys
 import wave
@@ -88,7 +89,7 @@ def unpack(package: str, folder: Path) -> None:
     )
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
-        (file,) = folder.glob(f"{target.name}[-_]*.*")
+        (file,) = folder.glob(re.sub("[-_]", "[-_]", target.name) + "[-_]*.*")
         if "==" in package:
             with zipfile.ZipFile(file) as archive:
                 archive.extractall(target)

@@ -13,8 +13,8 @@ from tests import ROOT
 PACKAGE = ROOT / "src" / "mezzotint"
 ORDER = [
     "_version", "_lazy", "files", "dist", "seeding", "timing", "memory", "workers", "modality",
-    "types", "recipe", "optim", "quant", "codebooks", "augment", "data", "encoders", "methods", "interop",
-    "evaluation", "train", "runs", "detection", "export", "report", "cli", "__main__",
+    "types", "recipe", "optim", "quant", "codebooks", "augment", "data", "encoders", "methods",
+    "interop", "evaluation", "train", "runs", "detection", "export", "report", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 FOLDERS = ("src", "tests", "benchmarks", "scripts")
