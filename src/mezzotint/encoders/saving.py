@@ -14,7 +14,7 @@ one per channel or group); all other tensors have their own names.
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def describe(encoder: Encoder, made_by: Mapping[str, Any] | None = None) -> dict
         "quantization": getattr(encoder, "quantization", None),
         "dim": encoder.dim,
         "input": encoder.input.described(),
-        "preprocessing": _portable(encoder.preprocessing),
+        "preprocessing": _moved(encoder.preprocessing, lambda key, path: f"{key}{path.suffix}"),
         "made_by": dict(made_by or {}),
         **({} if roles is None else {"mup": roles}),
     }
@@ -100,7 +100,11 @@ def describe(encoder: Encoder, made_by: Mapping[str, Any] | None = None) -> dict
 
 def keep_files(encoder: Encoder, folder: Path) -> None:
     """Copy the files that the preprocessing needs, such as a tokenizer, next to the encoder."""
-    for key, path in _files_of(encoder.preprocessing).items():
+    source = encoder.preprocessing.get("source") or {}
+    for key in filter(source.get, _KEPT):
+        if source[key] == "bytes":  # a tokenizer without a file
+            continue
+        path = Path(source[key])
         target = folder / f"{key}{path.suffix}"
         if not path.is_file():
             raise ValueError(
@@ -111,23 +115,18 @@ def keep_files(encoder: Encoder, folder: Path) -> None:
                 shutil.copyfile(path, temporary)
 
 
-def _files_of(preprocessing: Mapping[str, Any]) -> dict[str, Path]:
-    source = preprocessing.get("source", {})
-    return {key: Path(source[key]) for key in _KEPT if source.get(key) not in (None, "bytes")}
+def _moved(preprocessing: Mapping[str, Any], to: Callable[[str, Path], str]) -> dict[str, Any]:
+    """Return a preprocessing with other paths of the files that lie next to the encoder.
 
-
-def _portable(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the preprocessing with kept files by their name: they lie next to the encoder."""
-    files = {key: f"{key}{path.suffix}" for key, path in _files_of(preprocessing).items()}
-    source = preprocessing.get("source")
-    return {**preprocessing, **({"source": {**source, **files}} if source else {})}
-
-
-def restored(preprocessing: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
-    """Return a stored preprocessing, with the paths of the files that are kept in a folder."""
-    stored = dict(preprocessing or {})
-    files = {key: str(folder / path) for key, path in _files_of(stored).items()}
-    return {**stored, **({"source": {**stored["source"], **files}} if files else {})}
+    Args:
+        preprocessing: of the training samples.
+        to: gives the new path for a key and its path.
+    """
+    source = {**(preprocessing.get("source") or {})}
+    for key in filter(source.get, _KEPT):
+        if source[key] != "bytes":  # a tokenizer without a file
+            source[key] = to(key, Path(source[key]))
+    return {**preprocessing, **({"source": source} if source else {})}
 
 
 def encoder_of(description: Mapping[str, Any]) -> Encoder:
@@ -223,7 +222,9 @@ def load_encoder(path: str | Path, *, model: Encoder | None = None) -> Encoder:
             raise ValueError(
                 f"`{weights}` does not fit its encoder.json: {error}. Save the encoder again."
             ) from error
-        encoder.preprocessing = restored(description.get("preprocessing"), folder)
+        encoder.preprocessing = _moved(
+            description.get("preprocessing") or {}, lambda _, path: str(folder / path)
+        )
         return encoder.eval()
 
 
@@ -288,7 +289,9 @@ def load_packed(path: str | Path) -> Encoder:
                 for name, entry in description["activations"].items()
             }
             encoder.load_state_dict(tensors)
-            encoder.preprocessing = restored(description.get("preprocessing"), folder)
+            encoder.preprocessing = _moved(
+                description.get("preprocessing") or {}, lambda _, path: str(folder / path)
+            )
         except (RuntimeError, SafetensorError, KeyError) as error:
             raise ValueError(
                 f"`{file}` does not fit its packed.json: {error}. Export it again."

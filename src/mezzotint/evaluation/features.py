@@ -10,6 +10,7 @@ equal to the last bit: the rounding of a matrix product depends on the number of
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -209,13 +210,31 @@ def extract_readable(
     # A callback of training measures its own encoder, which must be back where its optimizer is.
     home = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     device = reading.device_of(encoder)
-
+    keep_freed_memory()
+    # With several processes each extracts a part, in batches that one process would make too.
+    requested = torch.arange(len(source)) if indices is None else indices
+    batches = requested.split(reading.batch_size)
+    own = torch.cat([requested[:0], *batches[dist.rank() :: dist.world_size()]])
+    extracted: list[_Batch] = []
+    done = 0
     with evaluating(encoder):
         encoder.to(device)
         try:
-            return _read(source, encoder, encoder.input, indices, reading, device)
+            for part, x, failed in read_batches(source, own, reading):
+                done += len(part) + len(failed)
+                features = torch.empty(0, 0)
+                if len(part):
+                    with torch.inference_mode():
+                        values = x.to(device, non_blocking=True)
+                        # On the CPU: features of a whole data set may not fit on the device.
+                        features = _averaged(encoder, values).float().cpu()
+                extracted.append((features, part, failed))
+                progress.count(done, len(own))
+                if reading.progress is not None:
+                    reading.progress(done, len(own))
         finally:
             encoder.to(home)
+    return _union(extracted)
 
 
 def extract(
@@ -239,15 +258,31 @@ def extract(
     return extraction.x
 
 
+class _InputFeatures(Encoder, abstract=True):
+    """Return the raw input, and hand-made features after it, in place of a network's features.
+
+    Args:
+        input: of the samples.
+        handmade: whether to add hand-made features; the modality must have some.
+    """
+
+    def __init__(self, input: Input, *, handmade: bool = False) -> None:
+        super().__init__(input, 0)
+        self.handmade = handmade
+
+    def forward(self, x: Tensor) -> Tensor:
+        modality = modality_of(self.input)
+        raw = modality.raw_features(x, self.input)
+        own = modality.handmade_features(x, self.input) if self.handmade else None
+        return raw if own is None else torch.cat([raw, own], dim=1)
+
+
 def raw_features(
     source: Source, reading: Reading = Reading(), *, indices: Tensor | None = None
 ) -> Extraction:
     """Return the input itself as features, as its modality defines them: the baseline to beat."""
-
-    def forward(x: Tensor) -> Tensor:
-        return modality_of(source.input).raw_features(x, source.input)
-
-    return _read(source, forward, source.input, indices, reading, torch.device("cpu"))
+    on_cpu = replace(reading, device="cpu")
+    return extract_readable(_InputFeatures(source.input), source, on_cpu, indices=indices)
 
 
 def input_features(
@@ -257,17 +292,13 @@ def input_features(
 
     Hand-made features are `None` where the modality has none of its own; see `Modality`.
     """
-    input, modality = source.input, modality_of(source.input)
-    made = modality.handmade_features(input.prepare(torch.zeros(1, *input.shape)), input)
+    input = source.input
+    empty = input.prepare(torch.zeros(1, *input.shape))
+    made = modality_of(input).handmade_features(empty, input)
     if made is None:
         return raw_features(source, reading, indices=indices), None
-
-    def forward(x: Tensor) -> Tensor:
-        own = modality.handmade_features(x, input)
-        assert own is not None
-        return torch.cat([modality.raw_features(x, input), own], dim=1)
-
-    both = _read(source, forward, input, indices, reading, torch.device("cpu"))
+    network, on_cpu = _InputFeatures(input, handmade=True), replace(reading, device="cpu")
+    both = extract_readable(network, source, on_cpu, indices=indices)
     raw, own = both.x.tensor_split([-made.shape[1]], dim=1) if len(both.x) else (both.x, both.x)
     return replace(both, x=raw), replace(both, x=own)
 
@@ -314,41 +345,13 @@ def _read_files(source: Source, indices: Tensor, reading: Reading) -> Iterator[R
         yield torch.tensor([index for index, _ in good], dtype=torch.int64), read, bad
 
 
-def _read(
-    source: Source,
-    forward: Callable[[Tensor], Tensor],
-    input: Input,
-    indices: Tensor | None,
-    reading: Reading,
-    device: torch.device,
-) -> Extraction:
-    """Extract this rank's part, then gather all parts."""
-    keep_freed_memory()
-    requested = torch.arange(len(source)) if indices is None else indices
-    batches = requested.split(reading.batch_size)
-    own = torch.cat([requested[:0], *batches[dist.rank() :: dist.world_size()]])
-    extracted: list[_Batch] = []
-    done = 0
-    for part, x, failed in read_batches(source, own, reading):
-        done += len(part) + len(failed)
-        features = torch.empty(0, 0)
-        if len(part):
-            with torch.inference_mode():
-                values = x.to(device, non_blocking=True)
-                # On the CPU: features of a whole data set may not fit on the network's device.
-                features = _averaged(forward, input, values).float().cpu()
-        extracted.append((features, part, failed))
-        progress.count(done, len(own))
-        if reading.progress is not None:
-            reading.progress(done, len(own))
-    return _union(extracted)
-
-
-def _averaged(forward: Callable[[Tensor], Tensor], input: Input, x: Tensor) -> Tensor:
+def _averaged(encoder: Encoder, x: Tensor) -> Tensor:
     """Features `[B, D]`; of samples with clips or crops, `[B, V, *shape]`, the mean over them."""
+    input = encoder.input
     if x.ndim == len(input.shape) + 1:
-        return forward(input.prepare(x))
-    return forward(input.prepare(x.flatten(0, 1))).view(*x.shape[:2], -1).mean(dim=1)
+        return cast("Tensor", encoder(input.prepare(x)))
+    every = cast("Tensor", encoder(input.prepare(x.flatten(0, 1))))
+    return every.view(*x.shape[:2], -1).mean(dim=1)
 
 
 def _union(extracted: list[_Batch]) -> Extraction:

@@ -131,7 +131,8 @@ class CoordinateCheck:
     def many_tokens(self) -> str:
         """Say where Muon meets too many tokens for the narrowest width; empty if nowhere."""
         narrow = (r for r in self.rows["mup"] if r.get("width") == min(self.sizes))
-        rows = [r for r in narrow if r.get("tokens", 0) > TOKENS * r.get("channels", 0)]
+        per_channel = ((r.get("tokens", 0) / max(1, r.get("channels", 0)), r) for r in narrow)
+        rows = [row for ratio, row in per_channel if ratio > TOKENS]
         if not rows:
             return ""
         row = max(rows, key=lambda row: row["tokens"] / row["channels"])
