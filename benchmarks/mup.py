@@ -74,12 +74,12 @@ FEW = {"AudioNTT": (8, 4, (64, 128, 256), 1), "ResNet-8": (4, 8, (64, 128, 256),
 """Side of an input, samples, widths and seeds; fewer tokens than channels meet a kernel."""
 
 
-def views(input: Input, batch: int = 32, seed: int = 0) -> Views:
+def views(input: Input, batch: int = 32, seed: int = 0, number: int = 2) -> Views:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, *input.shape, generator=generator)
-    pair = tuple(x + 0.3 * torch.randn(x.shape, generator=generator) for _ in range(2))
+    alike = tuple(x + 0.3 * torch.randn(x.shape, generator=generator) for _ in range(number))
     labels = torch.randint(10, (batch,), generator=generator)
-    return Views(pair, ("global", "global"), Draws(torch.arange(batch), 0), labels=labels)
+    return Views(alike, ("global",) * number, Draws(torch.arange(batch), 0), labels=labels)
 
 
 def input_of(encoder: str, few: bool) -> Input:
@@ -310,7 +310,7 @@ def timed(
 ) -> list[list[float]]:
     """Milliseconds of passes and of the optimizer: first without muP, then with `base`."""
     section, method, width, samples, steps = case
-    batch = views(IMAGE, samples)
+    batch = views(IMAGE, samples, number=1 if method(width)["kind"] == "mae" else 2)
     sides: dict[int, tuple[Any, torch.optim.Optimizer, list[tuple[float, float]]]] = {}
     for side in (1, 0) if swapped else (0, 1):
         torch.manual_seed(0)
