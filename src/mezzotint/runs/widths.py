@@ -131,11 +131,10 @@ class CoordinateCheck:
     def many_tokens(self) -> str:
         """Say where Muon meets too many tokens for the narrowest width; empty if nowhere."""
         narrow = (r for r in self.rows["mup"] if r.get("width") == min(self.sizes))
-        per_channel = ((r.get("tokens", 0) / max(1, r.get("channels", 0)), r) for r in narrow)
-        rows = [row for ratio, row in per_channel if ratio > TOKENS]
-        if not rows:
+        ratios = [(row["tokens"] / row["channels"], row) for row in narrow if row.get("channels")]
+        most, row = max(ratios, key=lambda pair: pair[0], default=(0.0, {}))
+        if most <= TOKENS:
             return ""
-        row = max(rows, key=lambda row: row["tokens"] / row["channels"])
         return (
             f"`{row['module']}` has {row['channels']} channels at width {row['width']} and meets "
             f"{row['tokens']} tokens (positions of all samples and views). Muon's changes grow "
