@@ -116,4 +116,17 @@ def test_the_order_of_many_samples_is_that_of_all_at_once(monkeypatch: pytest.Mo
     assert torch.equal(sample_order(1000, 5, 2), expected)
     monkeypatch.setattr(seeding, "_AT_ONCE", 77)
     assert torch.equal(sample_order(1000, 5, 2), expected)
-    assert len(sample_order(0, 5, 2)) == 0
+    assert len(sample_order(0, 5, 2)) == len(sample_order(10, 5, 2, start=7, stop=7)) == 0
+
+
+@pytest.mark.parametrize("at_once", [1 << 18, 700])
+def test_parts_of_an_order_are_those_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(seeding, "_AT_ONCE", at_once)
+    whole = Draws(torch.arange(20_000), key_of(1, 0, "order")).bits("order").argsort(stable=True)
+    assert torch.equal(sample_order(20_000, 1, 0), whole)
+    for start, stop in ((0, 10), (0, 7000), (7000, 14_000), (19_999, 20_000), (123, 19_900)):
+        part = sample_order(20_000, 1, 0, start=start, stop=stop)
+        assert torch.equal(part, whole[start:stop])
+    assert torch.equal(sample_order(20_000, 1, 0, start=19_990, stop=10**9), whole[19_990:])

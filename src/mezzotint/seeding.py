@@ -10,8 +10,10 @@ It runs on the device of the ids with plain integer arithmetic, and gives the sa
 device.
 """
 
+import functools
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 
 _MASK = 0xFFFFFFFF
 _AT_ONCE = 1 << 18
+_BIN_BITS, _BINS = 16, 1 << 16  # of an order that is computed in parts
 
 
 def key_of(*parts: int | str) -> int:
@@ -88,15 +91,57 @@ class Draws:
         return torch.Generator().manual_seed(key_of(self.key, name))
 
 
-def sample_order(length: int, seed: int, epoch: int) -> Tensor:
-    """Return the order of samples in an epoch: an int64 permutation of `0 … length − 1`."""
+def sample_order(
+    length: int, seed: int, epoch: int, *, start: int = 0, stop: int | None = None
+) -> Tensor:
+    """Return the order of samples in an epoch: an int64 permutation of `0 … length − 1`.
+
+    A part of it takes the memory of the part alone, however many samples there are.
+
+    Args:
+        length: number of samples.
+        seed: seed of the run.
+        epoch: number of the epoch, from 0.
+        start: first position of the part that is returned.
+        stop: position after its last one; by default that of the whole order.
+    """
+    stop = length if stop is None else min(stop, length)
     key = key_of(seed, epoch, "order")
-    # In parts and in 32 bits, because ten million samples would take a gigabyte otherwise.
-    keys = torch.empty(length, dtype=torch.int32)
+    first, last, before, count = 0, _BINS, 0, length
+    if start >= stop:
+        return torch.empty(0, dtype=torch.int64)
+    if stop - start < length > _AT_ONCE:
+        ends = _bin_ends(length, key)
+        first, last = (int(torch.searchsorted(ends, n, right=True)) for n in (start, stop - 1))
+        before = int(ends[first - 1]) if first else 0
+        count = int(ends[last]) - before
+    # Samples are sorted by 32 random bits, and by their index where these are equal.
+    packed, filled = torch.empty(count, dtype=torch.int64), 0
+    for ids, bits in _order_bits(length, key):
+        chosen = ((bits - 2**31) << 32).bitwise_or_(ids)
+        if count < length:
+            bits >>= _BIN_BITS
+            chosen = chosen[(bits >= first) & (bits <= last)]
+        packed[filled : filled + len(chosen)] = chosen
+        filled += len(chosen)
+    packed.numpy().sort()  # in place, where torch would take three times the memory
+    return packed.bitwise_and_(_MASK)[start - before : stop - before]
+
+
+def _order_bits(length: int, key: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield samples and the random bits that they are sorted by, some at a time."""
     for start in range(0, length, _AT_ONCE):
         ids = torch.arange(start, min(start + _AT_ONCE, length))
-        keys[start : start + len(ids)] = Draws(ids, key).bits("order") - 2**31
-    return keys.argsort(stable=True)
+        yield ids, Draws(ids, key).bits("order")
+
+
+@functools.lru_cache(maxsize=4)
+def _bin_ends(length: int, key: int) -> Tensor:
+    """Count the samples up to the end of each bin of random bits: int64 `[_BINS]`."""
+    counts = torch.zeros(_BINS, dtype=torch.int64)
+    for _, bits in _order_bits(length, key):
+        counts += torch.bincount(bits >> _BIN_BITS, minlength=_BINS)
+    return counts.cumsum(0)
 
 
 def weighted_order(

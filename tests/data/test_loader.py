@@ -8,9 +8,12 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from mezzotint.augment.image.views import OneView
+from mezzotint.data import loader
+from mezzotint.data.balance import Weighting
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.loader import BatchPlan, TooManyUnreadable, batches
 from mezzotint.data.source import Source
+from mezzotint.seeding import sample_order
 from mezzotint.types import Input, Sample, Unreadable
 
 
@@ -32,6 +35,18 @@ class Numbers(Source):
 
     def fingerprint(self) -> str:
         return "numbers"
+
+
+def test_the_steps_of_an_epoch_are_its_order_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    balance = Weighting(torch.ones(1000), 900, replacement=True)
+    monkeypatch.setattr(loader, "_PART", 1)
+    for weighting, whole in ((None, sample_order(1000, 3, 1)), (balance, balance.order(3, 1))):
+        plan = BatchPlan(1000, 18, 3, weighting=weighting)
+        steps = range(plan.steps_per_epoch, 2 * plan.steps_per_epoch)
+        assert len({plan.part_of(step)[0] for step in steps}) > 10
+        seen = torch.cat([plan.indices(step) for step in steps])
+        assert torch.equal(seen, whole[: len(seen)])
+        assert torch.equal(plan.indices(steps[7]), whole[7 * 18 : 8 * 18])
 
 
 class OnceOnly(BatchPlan):

@@ -26,6 +26,7 @@ from mezzotint.seeding import sample_order
 from mezzotint.types import Batch, Input, Unreadable
 from mezzotint.workers import read_in_workers
 
+_PART = 1 << 20  # samples of an order that are computed at once
 _MAX_TRIES = 1000
 
 
@@ -90,18 +91,42 @@ class BatchPlan:
         """Return the epoch of a step, both from 0."""
         return step // self.steps_per_epoch
 
+    def part_of(self, step: int) -> tuple[int, int, int]:
+        """Return the part of an epoch's order that a step is in, its row there, and its size.
+
+        A part has the samples of some steps, so that the order of many samples is never held. It is
+        a sixteenth of an epoch at least, since each part looks at all samples.
+        """
+        steps = max(1, max(_PART, self.samples // 16) // self.batch_size)
+        part, row = divmod(step % self.steps_per_epoch, steps)
+        return part, row, steps * self.batch_size
+
     def indices(self, step: int) -> Tensor:
         """Return this process's samples of a step, int64 `[batch_size / world_size]`."""
-        start = step % self.steps_per_epoch * self.batch_size
-        order = _order(self.length, self.weighting, self.seed, self.epoch_of(step))
+        part, row, size = self.part_of(step)
+        order = _order(self.length, self.weighting, self.seed, self.epoch_of(step), part, size)
         own = self.batch_size // self.world_size
-        start += self.rank * own
+        start = row * self.batch_size + self.rank * own
         return order[start : start + own].long()
 
 
 @functools.lru_cache(maxsize=2)
-def _order(length: int, weighting: EpochOrder | None, seed: int, epoch: int) -> Tensor:
-    order = sample_order(length, seed, epoch) if weighting is None else weighting.order(seed, epoch)
+def _order(
+    length: int, weighting: EpochOrder | None, seed: int, epoch: int, part: int, size: int
+) -> Tensor:
+    """Return the part with this number of an epoch's order, `size` positions of it."""
+    start, stop = part * size, (part + 1) * size
+    if weighting is not None:
+        return _weighted(length, weighting, seed, epoch)[start:stop]
+    return _small(sample_order(length, seed, epoch, start=start, stop=stop), length)
+
+
+@functools.lru_cache(maxsize=2)
+def _weighted(length: int, weighting: EpochOrder, seed: int, epoch: int) -> Tensor:
+    return _small(weighting.order(seed, epoch), length)
+
+
+def _small(order: Tensor, length: int) -> Tensor:
     return order.to(torch.int32) if length < 2**31 else order
 
 

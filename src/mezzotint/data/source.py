@@ -25,6 +25,8 @@ Index = npt.NDArray[np.int64]
 FOLD = re.compile(r"/fold-\d+(?=/|$)")
 """The part of a name that marks a task, or one of its metrics, as one of several folds."""
 
+_PART = 1 << 20  # samples that are looked at together, to save memory
+
 FOLDER = "folder"
 """The entry of `opens` of a source that opens folders."""
 
@@ -76,10 +78,13 @@ def label_tasks(
     if len(classes) < 2:
         return []
     known = labels >= 0
-    train, scored = (known & ~test).nonzero()[0], (known & test).nonzero()[0]
-    if len(np.unique(labels[train])) < 2 or not len(scored):
+    # Nothing here is as large as the labels but the indices, for data of many samples.
+    scored = (known & test).nonzero()[0]
+    known &= ~test
+    lowest = labels.min(where=known, initial=np.iinfo(np.int64).max)
+    if not len(scored) or labels.max(where=known, initial=-1) <= lowest:
         return []
-    return [Task(name, "classify", labels, train, scored, classes)]
+    return [Task(name, "classify", labels, known.nonzero()[0], scored, classes)]
 
 
 class Source(Component, ABC, abstract=True):
@@ -258,7 +263,11 @@ class Source(Component, ABC, abstract=True):
         # The first sample of each group has its own index, so that nothing is sorted. False pairs
         # that only the evaluation makes have no group.
         groups = np.empty(0, np.int64) if samples.groups is None else samples.groups
-        together = int(np.count_nonzero(groups != np.arange(len(groups))))
+        size = len(groups)
+        together = sum(
+            int(np.count_nonzero(groups[i : i + _PART] != np.arange(i, min(i + _PART, size))))
+            for i in range(0, size, _PART)
+        )
         if together:
             facts.append(f"{together:,} more of the same content or source are kept together")
         return "; ".join([*facts, *(note.rstrip(".") for note in self.notes)])

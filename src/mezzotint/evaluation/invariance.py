@@ -117,7 +117,7 @@ def _drawn_and_features(
     seed: int,
 ) -> tuple[dict[str, Drawn], Tensor, list[Tensor]]:
     """Return drawn parameters, training half of the views, and features: raw, each encoder's."""
-    order = sample_order(len(source), seed, 0)[:samples]
+    order = sample_order(len(source), seed, 0, stop=samples)
     parts: list[dict[str, Drawn]] = []
     first: list[Tensor] = []
     features: list[list[Tensor]] = [[] for _ in range(1 + len(encoders))]

@@ -152,6 +152,6 @@ def limited(
         for task in tasks
     ]
     if not fewer:
-        return tasks, sample_order(count, 0, 0)[: 2 * most].sort().values
+        return tasks, sample_order(count, 0, 0, stop=2 * most).sort().values
     sides = [side for task in fewer for side in (task.train, task.test)]
     return fewer, torch.from_numpy(np.unique(np.concatenate(sides)))

@@ -253,7 +253,7 @@ def encode_samples(
     number = max(2, min(samples, len(source), _MOST_PATCHES // encoder.patches.count))
     read = [
         x
-        for i in sample_order(len(source), 0, 0)[:number].tolist()
+        for i in sample_order(len(source), 0, 0, stop=number).tolist()
         if (x := stored(source, i)[1]) is not None
     ]
     if len(read) < 2:

@@ -208,7 +208,7 @@ def view_strips(
         samples: largest number of samples; unreadable ones are left out.
         seed: seed of the run.
     """
-    ids = sample_order(len(source), seed, 0)[:samples]
+    ids = sample_order(len(source), seed, 0, stop=samples)
     batch, boxes = view_batch(source, views, ids, input=input, seed=seed)
     if not len(batch.ids):
         return []

@@ -278,7 +278,7 @@ def _summary(policy: Policy) -> str:
 def _batch(source: Source, input: Input, seed: int) -> Tensor | None:
     """Return images for the measurement, float in [0, 1]; a few images are repeated."""
     count = next((count for side, count in _BATCH.items() if max(input.shape[1:]) <= side), 16)
-    order = sample_order(len(source), seed, 0)[:count].tolist()
+    order = sample_order(len(source), seed, 0, stop=count).tolist()
     images = [x for _, x in (stored(source, index) for index in order) if x is not None]
     if not images:
         return None

@@ -153,7 +153,7 @@ def _subset(indices: Index, most: int) -> Index:
     """Return at most `most` indices in order; the choice depends only on their number."""
     if len(indices) <= most:
         return indices
-    return np.sort(indices[sample_order(len(indices), 0, 0)[:most].numpy()])
+    return np.sort(indices[sample_order(len(indices), 0, 0, stop=most).numpy()])
 
 
 def _nearest(

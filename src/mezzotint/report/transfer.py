@@ -223,7 +223,7 @@ def _examples(runs: Sequence[Path], count: int) -> tuple[list[dict[str, Any]], s
     try:
         opened = {path.name.rpartition("-")[0]: trained_model(path) for path in runs}
         data = next(iter(opened.values()))[1]
-        chosen = sample_order(data.count("test"), 0, 0)[:count].tolist()
+        chosen = sample_order(data.count("test"), 0, 0, stop=count).tolist()
         names = data.classes
         networks = {name: network for name, (network, _) in opened.items()}
         shown = [_example(sample, networks, names) for sample in _readable(data, chosen)]

@@ -129,10 +129,10 @@ def _mapped(data: Source) -> tuple[Source, torch.Tensor, torch.Tensor]:
     if task is None:
         return (
             everything,
-            sample_order(len(everything), 0, 0)[:_SAMPLES],
+            sample_order(len(everything), 0, 0, stop=_SAMPLES),
             torch.full((len(everything),), -1),
         )
-    order = sample_order(len(task.train), 0, 0)[:_SAMPLES]
+    order = sample_order(len(task.train), 0, 0, stop=_SAMPLES)
     return everything, torch.from_numpy(task.train)[order], torch.as_tensor(task.labels)
 
 

@@ -245,7 +245,7 @@ def _folds(task: Task) -> list[Fold]:
         chosen = torch.from_numpy(task.train)
         inside = torch.isin(chosen, torch.from_numpy(task.validation))
         return [(chosen[~inside][:_MOST], chosen[inside][:_MOST])]
-    chosen = torch.from_numpy(task.train)[sample_order(len(task.train), 0, 0)][:_MOST]
+    chosen = torch.from_numpy(task.train)[sample_order(len(task.train), 0, 0, stop=_MOST)]
     parts = chosen.tensor_split(_FOLDS)
     rest = [torch.cat([p for p in parts if p is not part]) for part in parts]
     folds = list(zip(rest, parts, strict=True))

@@ -39,7 +39,7 @@ class OnlineKNN:
         task = first_classification(tasks)
         if task is None or len(task.train) < 10:
             return
-        chosen = torch.from_numpy(task.train)[sample_order(len(task.train), 0, 0)[:limit]]
+        chosen = torch.from_numpy(task.train)[sample_order(len(task.train), 0, 0, stop=limit)]
         self.name = f"knn/{task.name}"
         self.indices = chosen
         self.labels = torch.from_numpy(task.labels)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from mezzotint.data.formats import shards
 from mezzotint.data.formats.shards import (
     DamagedShards,
     Ids,
@@ -23,6 +24,7 @@ from mezzotint.data.formats.shards import (
     write_index,
 )
 from mezzotint.data.formats.webdataset import scan_tars
+from mezzotint.seeding import Draws, key_of, sample_order
 
 SUFFIXES = frozenset({".jpg", ".png"})
 SAMPLES = [(f"photo {i}.jpg", bytes([i]) * (100 + i), i % 3 - 1) for i in range(10)]
@@ -191,6 +193,20 @@ def test_an_order_is_a_permutation_within_windows(samples: int, window: int) -> 
         assert window <= 2 or len(part) < 5 or not torch.equal(part, part.sort().values)
 
 
+@pytest.mark.parametrize("at_once", [1 << 18, 20])
+@pytest.mark.parametrize("window", [1, 7, 10, 1000])
+def test_an_order_within_windows_is_that_of_all_at_once(
+    monkeypatch: pytest.MonkeyPatch, window: int, at_once: int
+) -> None:
+    monkeypatch.setattr(shards, "_AT_ONCE", at_once)
+    bounds = [0, 13, 40, 40, 77, 95]
+    walk = torch.cat([torch.arange(bounds[i], bounds[i + 1]) for i in sample_order(5, 3, 1)])
+    draws = Draws(torch.arange(95), key_of(3, 1, "order within windows"))
+    keys = draws.bits("order") + (torch.arange(95) // window << 32)
+    order = ShardOrder(np.array([0, 13, 40, 40, 77, 100]), 95, window).order(3, 1)
+    assert torch.equal(order, walk[keys.argsort(stable=True)])
+
+
 def test_every_shard_and_window_is_shuffled() -> None:
     order = ShardOrder(np.arange(0, 10_001, 100), 10_000, 500)
     positions = torch.stack([order.order(0, epoch).argsort() for epoch in range(60)]).double()
@@ -206,3 +222,6 @@ def test_the_index_reads_only_what_it_needs(indexed: Path) -> None:
         and index.ids(3)[2] == "photo 2.jpg"
         and len(index.ids(3)) == 3
     )
+    before = {name: column.tolist() for name, column in index.columns.items()}
+    index.give_back()
+    assert {name: column.tolist() for name, column in index.columns.items()} == before

@@ -370,7 +370,7 @@ class AudioFolder(Source):
         """Measure mean and standard deviation on some files, chosen by a fixed key."""
         count, total, square = 0, 0.0, 0.0
         last: Unreadable | None = None
-        for index in sample_order(len(self), 0, 0)[:_MEASURED].tolist():
+        for index in sample_order(len(self), 0, 0, stop=_MEASURED).tolist():
             try:
                 values = self.read(index)["x"].double()
             except Unreadable as error:

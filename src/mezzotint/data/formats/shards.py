@@ -12,6 +12,7 @@ files without an index, and `parquet.py` parquet files and Arrow data sets, as s
 import hashlib
 import io
 import json
+import mmap
 import os
 import re
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ _TYPES = {
     "ids": np.uint8,
 }
 _MAX_JSON = 64_000_000
+_AT_ONCE = 1 << 18  # samples of windows that are shuffled at once, to save memory
 
 Column = npt.NDArray[Any]
 
@@ -131,6 +133,13 @@ class ShardIndex:
         }
         self.__dict__.update(state, columns=columns)
 
+    def give_back(self) -> None:
+        """Let go of the pages of columns that were read; they are read again when needed."""
+        for column in self.columns.values():
+            mapped = getattr(column, "_mmap", None)
+            if mapped is not None:
+                mapped.madvise(mmap.MADV_DONTNEED)
+
     def ids(self, count: int | None = None) -> Sequence[str]:
         """Return the ids of the first samples; of all by default."""
         return Ids(self.columns["ids"], self.columns["end"], len(self) if count is None else count)
@@ -177,13 +186,19 @@ class ShardOrder:
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return the order of an epoch, an int64 permutation `[samples]`."""
-        bounds = np.minimum(self.firsts, self.samples)
-        shards = sample_order(len(bounds) - 1, seed, epoch).tolist()
-        ranges = [torch.arange(int(bounds[i]), int(bounds[i + 1])) for i in shards]
-        walk = torch.cat(ranges)
-        draws = Draws(torch.arange(self.samples), key_of(seed, epoch, "order within windows"))
-        keys = draws.bits("order") + (torch.arange(self.samples) // self.window << 32)
-        return walk[keys.argsort(stable=True)]
+        bounds = np.minimum(self.firsts, self.samples).tolist()
+        walk, filled = torch.empty(self.samples, dtype=torch.int64), 0
+        for shard in sample_order(len(bounds) - 1, seed, epoch).tolist():
+            own = torch.arange(bounds[shard], bounds[shard + 1])
+            walk[filled : filled + len(own)] = own
+            filled += len(own)
+        key = key_of(seed, epoch, "order within windows")
+        step = self.window * max(1, _AT_ONCE // self.window)  # whole windows
+        for start in range(0, self.samples, step):
+            positions = torch.arange(start, min(start + step, self.samples))
+            keys = Draws(positions, key).bits("order") + (positions // self.window << 32)
+            walk[start : start + step] = walk[start : start + step][keys.argsort(stable=True)]
+        return walk
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,11 @@ class Sharded(Source, abstract=True):
         except (OSError, DamagedShards) as error:
             raise Unreadable(self._paths[index], f"missing: {error}") from None
 
+    def outcome(self) -> str:
+        text = super().outcome()
+        self.index.give_back()
+        return text
+
     def fingerprint(self) -> str:
         return self.index.fingerprint
 
@@ -157,12 +162,17 @@ class Sharded(Source, abstract=True):
             chosen = np.asarray(index.columns["scored"][:trained], np.bool_)
             if not chosen.any():
                 chosen = held_out(self.labels, self.holdout, "label", self.groups)
-            return self, label_tasks("label/holdout", self.labels, chosen, self.classes)
+            tasks = label_tasks("label/holdout", self.labels, chosen, self.classes)
+            index.give_back()
+            return self, tasks
         name, size = index.splits[1]
         both = copy.copy(self)
         both.show(trained + size)
-        test = np.arange(len(both)) >= trained
-        return both, label_tasks(f"label/{name}", both.labels, test, self.classes)
+        test = np.zeros(len(both), np.bool_)
+        test[trained:] = True
+        tasks = label_tasks(f"label/{name}", both.labels, test, self.classes)
+        index.give_back()
+        return both, tasks
 
     def everything(self) -> tuple[Source, npt.NDArray[np.str_]]:
         """Add the samples of splits that are neither trained on nor scored."""
