@@ -70,7 +70,7 @@ SMALL = {"MLP": (32, 2), "ViT": (32, 2), "ResNet-8": (16, 1), "AudioNTT": (16, 1
 """Samples of a batch, and seeds."""
 
 
-FEW = {"AudioNTT": (8, 4, (64, 128, 256), 1), "ResNet-8": (4, 8, (64, 128, 256), 3)}
+FEW = {"AudioNTT": (8, 4, (64, 128, 256, 512), 1), "ResNet-8": (4, 8, (64, 128, 256), 3)}
 """Side of an input, samples, widths and seeds; fewer tokens than channels meet a kernel."""
 
 

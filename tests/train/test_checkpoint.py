@@ -202,6 +202,35 @@ def test_what_the_disk_changed_is_noticed_before_it_counts(
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
+def test_files_of_many_pieces_are_flushed_and_read_back_while_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("_PIECE", 24), ("_CHUNK", 7), ("_FLUSHED", 40)):
+        monkeypatch.setattr(checkpoint, name, size)
+    flush, append = checkpoint.flush, checkpoint._append
+    flushed: list[str] = []
+
+    def noted(path: Path) -> None:
+        flushed.append(path.name)
+        flush(path)
+
+    monkeypatch.setattr(checkpoint, "flush", noted)
+    store = saved(tmp_path, 1)
+    loaded = load(store.found()[0])
+    assert torch.equal(loaded.model["weight"], MODEL["weight"])
+    assert torch.equal(loaded.optimizer["weight/exp_avg"], MOMENTS["weight/exp_avg"])
+    assert flushed.count("model.safetensors") >= 2
+
+    def wrong(file: BinaryIO, piece: memoryview) -> None:
+        in_the_middle = file.tell() == 48 and Path(file.name).name == "model.safetensors"
+        append(file, memoryview(bytes(len(piece))) if in_the_middle else piece)
+
+    monkeypatch.setattr(checkpoint, "_append", wrong)
+    with pytest.raises(OSError, match="`model.safetensors` is not what was written"):
+        store.save(2, MODEL, MOMENTS, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
 def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
     folder = saved(tmp_path, 1).found()[0]
     manifest = json.loads((folder / "manifest.json").read_text())
