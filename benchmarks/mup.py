@@ -280,56 +280,56 @@ ROUNDS = 8
 def print_overhead(*chosen: str) -> None:
     """CPU time of steps with and without muP, in turn, on images of 16 pixels.
 
-    Where memory lies changes the time of a step too. So each round builds both networks again, the
-    other one first, and the control compares two that are both without muP.
+    Where memory lies changes the time of a step by more than muP does. So one network takes both
+    kinds of steps: with the multipliers of muP and its groups of parameters, and without
+    multipliers and with one group. The control takes the latter twice.
     """
     torch.set_num_threads(1)
     print("| step | time | muP: passes | optimizer | whole | control, whole |\n|" + "---|" * 6)
     for name, case in OVERHEADS.items():
         if chosen and not name.startswith(chosen):
             continue
-        rounds = {base: [timed(case, base, turn % 2 == 1) for turn in range(ROUNDS)]
-                  for base in (case[2] // 2, None)}  # fmt: skip
-        columns = []
-        for found in rounds.values():
-            passes, updates = ([r[1][k] - r[0][k] for r in found] for k in (0, 1))
-            whole = [sum(r[1]) / sum(r[0]) - 1.0 for r in found]
+        columns, time_ms = [], 0.0
+        for control in (False, True):
+            rounds = [timed(case, control) for _ in range(ROUNDS)]
+            passes, updates = ([r[1][k] - r[0][k] for r in rounds] for k in (0, 1))
+            whole = [sum(r[1]) / sum(r[0]) - 1.0 for r in rounds]
             half = statistics.stdev(whole) / math.sqrt(ROUNDS) * T_7
+            time_ms = statistics.median(sum(r[0]) for r in rounds)
             columns.append(
                 f"{statistics.median(passes):+.2f} ms | {statistics.median(updates):+.2f} ms | "
                 f"{statistics.mean(whole):+.1%} ± {half:.1%}"
             )
-        time_ms = statistics.median(sum(r[0]) for r in rounds[None])
-        print(
-            f"| {name} | {time_ms:.1f} ms | {columns[0]} | {columns[1].split('|')[2]} |", flush=True
-        )
+        whole_control = columns[1].split("|")[2].strip()
+        print(f"| {name} | {time_ms:.1f} ms | {columns[0]} | {whole_control} |", flush=True)
 
 
-def timed(
-    case: tuple[Section, Section, int, int, int], base: int | None, swapped: bool
-) -> list[list[float]]:
-    """Milliseconds of passes and of the optimizer: first without muP, then with `base`."""
+def timed(case: tuple[Section, Section, int, int, int], control: bool) -> list[list[float]]:
+    """Milliseconds of passes and of the optimizer: without muP, then with it."""
     section, method, width, samples, steps = case
     batch = views(IMAGE, samples, number=1 if method(width)["kind"] == "mae" else 2)
-    sides: dict[int, tuple[Any, torch.optim.Optimizer, list[tuple[float, float]]]] = {}
-    for side in (1, 0) if swapped else (0, 1):
-        torch.manual_seed(0)
-        built: Any = build(section(width), method(width), IMAGE)
-        if side == 1 and base is not None:
-            built = apply_mup(built, base_width=base)
-        sides[side] = (built.train(), AdamW(lr=1e-3).build(built, samples), [])
+    torch.manual_seed(0)
+    built: Any = build(section(width), method(width), IMAGE)
+    plain = AdamW(lr=1e-3).build(built, samples)
+    model = built if control else apply_mup(built, base_width=width // 2)
+    other = AdamW(lr=1e-3).build(model.train(), samples)
+    readouts = [part for part in model.modules() if "input_multiplier" in part.__dict__]
+    hooks = [part._forward_pre_hooks for part in readouts]
+    assert control or len(other.param_groups) > 1
+    times: list[list[tuple[float, float]]] = [[], []]
     for step in range(steps + 1):
         for side in (0, 1) if step % 2 else (1, 0):
-            model, optimizer, times = sides[side]
+            optimizer = (plain, other)[side]
+            for part, own in zip(readouts, hooks, strict=True):
+                part._forward_pre_hooks = own if side else type(own)()
             began = time.process_time()
             optimizer.zero_grad()
             torch.autograd.backward(model(batch).loss)
             between = time.process_time()
             optimizer.step()
-            times.append((between - began, time.process_time() - between))
+            times[side].append((between - began, time.process_time() - between))
     return [
-        [statistics.median(part) * 1e3 for part in zip(*sides[side][2][1:], strict=True)]
-        for side in (0, 1)
+        [statistics.median(part) * 1e3 for part in zip(*side[1:], strict=True)] for side in times
     ]
 
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mezzotint.files import flush
 from mezzotint.train import checkpoint
 from mezzotint.train.checkpoint import CheckpointCorrupt, CheckpointStore, load, verify
 
@@ -207,7 +208,7 @@ def test_files_of_many_pieces_are_flushed_and_read_back_while_they_are_written(
 ) -> None:
     for name, size in (("_PIECE", 24), ("_CHUNK", 7), ("_FLUSHED", 40)):
         monkeypatch.setattr(checkpoint, name, size)
-    flush, append = checkpoint.flush, checkpoint._append
+    append = checkpoint._append
     flushed: list[str] = []
 
     def noted(path: Path) -> None:

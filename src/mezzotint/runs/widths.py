@@ -27,9 +27,8 @@ from mezzotint.train.guard import NotFinite
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 
-LIMIT, CONTROL = 0.15, 0.5
-CHANGE_LIMIT = 0.4
-"""Of slopes of changes: rates that are wrong by √m or m give 0.5 or 1, small widths up to 0.4."""
+LIMIT, CHANGE_LIMIT, CONTROL = 0.15, 0.4, 0.5
+"""Slopes. Rates that are wrong by √m or m give changes 0.5 or 1; small widths alone up to 0.4."""
 TOKENS = 0.25
 """Tokens over channels, up to which Muon's changes are those of any larger width."""
 PARAMETRIZATIONS = ("mup", "standard")
@@ -118,9 +117,9 @@ class CoordinateCheck:
         found = {}
         for y, what, limit in (("l1", "", LIMIT), ("change", "the change of ", CHANGE_LIMIT)):
             module, step, slope = self.worst("mup", y)
+            text = f"{what}`{module}` has slope {slope:+.2f} at step {step} in muP"
             if abs(slope) >= limit:
-                where = f"{what}`{module}` has slope {slope:+.2f} at step {step} in muP"
-                found[y] = f"{where}; the limit is {limit}"
+                found[y] = f"{text}; the limit is {limit}"
         return found
 
     @property
