@@ -1,7 +1,8 @@
 """Go on from an encoder of other data: against training from scratch, and against the start.
 
-The start is trained once by SimCLR on 1,911 emoji as Google draws them. Each arm trains on the same
-1,911 as Twitter draws them, without labels. Arms, with six seeds each (LoRA and last block three):
+The start is trained once by SimCLR on 1,911 emoji as Google draws them. Each arm trains without
+labels on the same 1,911 as Twitter draws them, or on a set of `quality_data.py` (`--set`). Arms,
+with six seeds each (LoRA and last block three):
 
 - `start`: the encoder as it came.
 - `scratch`: SimCLR from random weights, for the same processor time as `full`.
@@ -11,12 +12,14 @@ The start is trained once by SimCLR on 1,911 emoji as Google draws them. Each ar
 
 Every arm with a start ends as any run with `init` does: its encoder is compared with the start on
 training samples, and `keep: better` hands one of them over. The probe is kNN of the subcategory,
-fitted on half of the emoji in Twitter's style and scored on the other half. Steps of `scratch` and
-`full` are timed first (`--time`); every seed trains for the epochs that fit.
+fitted on half of the emoji in Twitter's style and scored on the other half; of the other sets, kNN
+of the class on their own split. Steps of `scratch` and `full` are timed first (`--time`); every
+seed trains for the epochs that fit.
 
     python benchmarks/continuing.py --seconds 10 --time
     python benchmarks/continuing.py --seconds 10
     python benchmarks/continuing.py --seconds 10 --table > benchmarks/results/continuing.md
+    python benchmarks/continuing.py --set photos --seconds 20
 """
 
 import argparse
@@ -41,6 +44,7 @@ from cells import (  # type: ignore[import-not-found]
     signed,
 )
 from curves import as_svg  # type: ignore[import-not-found]
+from quality_data import SETS, prepare  # type: ignore[import-not-found]
 from torch import Tensor
 from views import version  # type: ignore[import-not-found]
 
@@ -48,6 +52,7 @@ from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source, Task
+from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.recipe.reading import apply_overrides, read_raw
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
@@ -55,6 +60,7 @@ from mezzotint.train import continued
 from mezzotint.train.continued import read_outcome
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
+from mezzotint.types import Input
 
 TASK = "subcategory/half"
 RATE = 0.08
@@ -67,6 +73,25 @@ ARMS: dict[str, tuple[float, dict[str, Any]]] = {
 """Factor of the learning rate, and keys of `init`."""
 FEW = ("LoRA", "last block")
 """Arms of three seeds."""
+
+
+class Sized(Encoder):
+    """An encoder whose network takes images of other sizes too.
+
+    Args:
+        encoder: convolutional.
+        input: the other input.
+    """
+
+    modalities = frozenset({"image"})
+
+    def __init__(self, encoder: Encoder, input: Input) -> None:
+        super().__init__(input, encoder.dim)
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.encoder(x)
+        return found
 
 
 class Style(InMemory):
@@ -100,7 +125,14 @@ class Style(InMemory):
         ]
 
 
-def build(name: str, seed: int, epochs: int, changes: dict[str, Any] | None = None) -> Recipe:
+def task_of(name: str) -> str:
+    """Return the task that is scored."""
+    return "label/holdout" if name in SETS else TASK
+
+
+def build(
+    name: str, seed: int, epochs: int, cache: Path, changes: dict[str, Any] | None = None
+) -> Recipe:
     """Build a recipe of SimCLR on one of the sets."""
     raw = apply_overrides(
         json.loads(json.dumps(read_raw("image/emoji_simclr"))),
@@ -110,6 +142,9 @@ def build(name: str, seed: int, epochs: int, changes: dict[str, Any] | None = No
     )  # fmt: skip
     for section, values in (changes or {}).items():
         raw[section] = {**raw.get(section, {}), **values}
+    if name in SETS:
+        raw["data"] = prepare(name, cache)
+        return Recipe.build(resolve_recipe(raw))
     return Recipe.build(resolve_recipe(raw), Style(name=name))  # type: ignore[arg-type]
 
 
@@ -123,7 +158,7 @@ def changes_of(arm: str, start: Path, warmup: int) -> dict[str, Any]:
     }
 
 
-def trained(recipe: Recipe, folder: Path) -> Cell:
+def trained(recipe: Recipe, task: str, folder: Path) -> Cell:
     """Train a recipe, and measure its encoder."""
     bytes_ = costs(recipe) if recipe.init is not None else {}
     pretrain(recipe, folder, progress="quiet", overwrite=True)
@@ -135,7 +170,7 @@ def trained(recipe: Recipe, folder: Path) -> Cell:
     ]
     return {
         "epochs": recipe.run.epochs,
-        "correct": scored(load_encoder(trained), recipe.data, TASK),
+        "correct": scored(load_encoder(trained), recipe.data, task),
         "kept": outcome.kept if outcome else "",
         "drift": [one for one in drift if one],
         **bytes_,
@@ -144,7 +179,7 @@ def trained(recipe: Recipe, folder: Path) -> Cell:
 
 def costs(recipe: Recipe) -> dict[str, float]:
     """Count trained weights of the encoder, and the bytes that a step keeps for its gradient."""
-    again = Recipe.build(resolve_recipe(recipe.config() | {"data": _DATA}), recipe.data)
+    again = Recipe.build(resolve_recipe(_described(recipe)), recipe.data)
     continued.begin(again)
     learning = [p for p in again.encoder.parameters() if p.requires_grad]
     kept: dict[int, int] = {}
@@ -161,11 +196,18 @@ def costs(recipe: Recipe) -> dict[str, float]:
     return {"learning": sum(p.numel() for p in learning), "kept_bytes": sum(kept.values())}
 
 
-_DATA = {"kind": "embedded_images", "name": "emoji"}
+def _described(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's sections; a source of this script has no kind that a recipe can name."""
+    found: dict[str, Any] = recipe.config()
+    if isinstance(recipe.data, Style):
+        found["data"] = {"kind": "embedded_images", "name": "emoji"}
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--set", default="twitter", help="twitter, or a set of quality_data.py")
+    parser.add_argument("--cache", type=Path, default=Path("runs/quality/data"))
     parser.add_argument("--seconds", type=float, default=10.0, help="of each encoder")
     parser.add_argument("--start-seconds", type=float, default=60.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
@@ -175,33 +217,39 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the finished cells alone")
     own = parser.parse_args()
     torch.set_num_threads(1)
-    cells = Cells(own.out / "cells.jsonl")
+    folder, task = own.out / own.set, task_of(own.set)
+    cells = Cells(folder / f"cells_{own.seconds:g}s.jsonl")
     if own.table:
-        show(cells, own.seeds, own.seconds, own.start_seconds)
+        show(cells, own)
         if own.picture:
             own.picture.write_text(drawing(cells, own.seeds))
         return
-    start, steps = own.out / "start", len(Style(name="twitter")) // 256  # of an epoch
+    start = own.out / "start"
+    source = build(own.set, 0, 1, own.cache).data
+    steps = len(source) // 256  # of an epoch
 
     def fitting(name: str, seconds: float, changes: dict[str, Any] | None = None) -> Cell:
-        epochs, each = epochs_for(lambda n: build(name, 100, n, changes), seconds)
+        epochs, each = epochs_for(lambda n: build(name, 100, n, own.cache, changes), seconds)
         return {"epochs": epochs, "step_seconds": each}
 
     def made() -> Cell:
-        epochs = fitting("google", own.start_seconds)["epochs"]
-        cell = trained(build("google", 100, epochs), start)
-        return cell | {"correct": scored(load_encoder(start), Style(name="twitter"), TASK)}
+        if not (start / "encoder" / "encoder.json").is_file():
+            epochs = fitting("google", own.start_seconds)["epochs"]
+            pretrain(build("google", 100, epochs, own.cache), start, progress="quiet")
+        reached = read_metrics(start / "metrics.jsonl")[-1]["epoch"]
+        encoder = Sized(load_encoder(start), source.input)
+        return {"epochs": reached, "correct": scored(encoder, source, task)}
 
     cells.ensure("start", made)
-    fresh = cells.ensure("time of scratch", lambda: fitting("twitter", own.seconds))
+    fresh = cells.ensure("time of scratch", lambda: fitting(own.set, own.seconds))
     changes = changes_of("full", start, steps)
-    going = cells.ensure("time of full", lambda: fitting("twitter", own.seconds, changes))
+    going = cells.ensure("time of full", lambda: fitting(own.set, own.seconds, changes))
 
     def make(arm: str, seed: int) -> Cell:
         changes = None if arm == "scratch" else changes_of(arm, start, steps)
         epochs = (fresh if arm == "scratch" else going)["epochs"]
-        folder = own.out / f"{arm}-{seed}".replace(" ", "-")
-        return trained(build("twitter", seed, epochs, changes), folder)
+        cell = folder / f"{arm}-{seed}".replace(" ", "-")
+        return trained(build(own.set, seed, epochs, own.cache, changes), task, cell)
 
     for group in () if own.time else (("scratch", "full", "bad rate"), FEW):
         for seed in own.seeds:
@@ -223,22 +271,23 @@ def done(cells: Cells, seeds: Sequence[int]) -> dict[str, dict[int, Cell]]:
     return {arm: own for arm, own in found.items() if len(own) >= 3}
 
 
-def show(cells: Cells, seeds: Sequence[int], seconds: float, start_seconds: float) -> None:
+def show(cells: Cells, own: argparse.Namespace) -> None:
     """Print the tables."""
+    seeds, seconds, start_seconds = own.seeds, own.seconds, own.start_seconds
     found, start = done(cells, seeds), cells.found["start"]
+    source = build(own.set, 0, 1, own.cache).data
+    sizes = " x ".join(map(str, source.input.shape[1:]))
+    target = f"{len(source):,} images of {own.set} ({sizes} pixels)"
     key = "knn fp32"
-    print("# Going on from an encoder of the other drawing style\n")
+    print("# Going on from an encoder of other images\n")
     print(f"`python benchmarks/continuing.py {' '.join(sys.argv[1:])}`, commit")
     print(f"{version('mezzotint')}, 2 shared cores, seeds {', '.join(map(str, seeds))}.")
-    print("ResNet-8 of width 18 (98,172 parameters), emoji of 32 x 32 pixels. The start:")
-    print(f"{start_seconds:g} s of processor time (one thread) on Google's drawings,")
-    print(
-        f"{cells.found['start']['epochs']} epochs, seed 100. `scratch` and `full`: {seconds:g} s on"
-    )
-    print("Twitter's, in whole epochs; the others as many epochs as `full`. kNN top-1 of the")
-    print("subcategory in per cent: fitted on half of the emoji, scored on the other half, in")
-    print("Twitter's style. Differences are paired by seed and sample, with 95 % intervals; bold")
-    print("excludes 0.\n")
+    print(f"ResNet-8 of width 18 (98,172 parameters). The start: {start_seconds:g} s of processor")
+    print(f"time (one thread) on 1,911 emoji in Google's drawings ({start['epochs']} epochs).")
+    print(f"`scratch` and `full`: {seconds:g} s on {target}, in")
+    print("whole epochs; the others as many epochs as `full`. kNN top-1 in per cent of")
+    print(f"`{task_of(own.set)}`. Differences are paired by seed and sample, with 95 % intervals;")
+    print("bold excludes 0.\n")
     print("| arm | seeds | epochs | top-1 | − start | − scratch | start handed over |")
     print("|---|---|---|---|---|---|---|")
     print(f"| start | | {start['epochs']} | {100 * fraction(start, key):.1f} | | | |")
