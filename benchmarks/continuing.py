@@ -1,8 +1,9 @@
 """Go on from an encoder of other data: against training from scratch, and against the start.
 
-The start is trained once by SimCLR on 1,911 emoji as Google draws them. Each arm trains without
-labels on the same 1,911 as Twitter draws them, or on a set of `quality_data.py` (`--set`). Arms,
-with six seeds each (LoRA and last block three):
+Pairs (`--set`): `twitter`, from 1,911 emoji as Google draws them to the same as Twitter draws them;
+`digits`, from 5,000 digits of MNIST to the 1,797 of another collection, both of 8 x 8 pixels. The
+start is trained once by SimCLR. Each arm trains without labels on the second set. Arms, with six
+seeds each or as many as `--seeds` names (LoRA and last block three):
 
 - `start`: the encoder as it came.
 - `scratch`: SimCLR from random weights, for the same processor time as `full`.
@@ -12,14 +13,14 @@ with six seeds each (LoRA and last block three):
 
 Every arm with a start ends as any run with `init` does: its encoder is compared with the start on
 training samples, and `keep: better` hands one of them over. The probe is kNN of the subcategory,
-fitted on half of the emoji in Twitter's style and scored on the other half; of the other sets, kNN
-of the class on their own split. Steps of `scratch` and `full` are timed first (`--time`); every
-seed trains for the epochs that fit.
+fitted on half of the emoji in Twitter's style and scored on the other half; of digits, fitted on
+ten of each class and scored on half of all. Steps of `scratch` and `full` are timed first
+(`--time`); every seed trains for the epochs that fit.
 
     python benchmarks/continuing.py --seconds 10 --time
     python benchmarks/continuing.py --seconds 10
     python benchmarks/continuing.py --seconds 10 --table > benchmarks/results/continuing.md
-    python benchmarks/continuing.py --set photos --seconds 20
+    python benchmarks/continuing.py --set digits --seconds 3 --start-seconds 8
 """
 
 import argparse
@@ -44,15 +45,14 @@ from cells import (  # type: ignore[import-not-found]
     signed,
 )
 from curves import as_svg  # type: ignore[import-not-found]
-from quality_data import SETS, prepare  # type: ignore[import-not-found]
 from torch import Tensor
+from torch.nn.functional import interpolate
 from views import version  # type: ignore[import-not-found]
 
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source, Task
-from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.recipe.reading import apply_overrides, read_raw
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
@@ -62,7 +62,15 @@ from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.types import Input
 
-TASK = "subcategory/half"
+TASKS = {"twitter": "subcategory/half", "digits": "digit/ten-labels"}
+STARTS = {"twitter": "google", "digits": "mnist5k"}
+OVERRIDES = {
+    "twitter": ["encoder.width=18"],
+    "digits": [
+        "encoder={kind: resnet8, stem: small, width: 16, grid: 2}",
+        "views.crop.scale=[0.4, 1.0]", "views.policy.gray_p=0.0",
+    ],
+}  # fmt: skip
 RATE = 0.08
 ARMS: dict[str, tuple[float, dict[str, Any]]] = {
     "full": (1.0, {}),
@@ -73,25 +81,6 @@ ARMS: dict[str, tuple[float, dict[str, Any]]] = {
 """Factor of the learning rate, and keys of `init`."""
 FEW = ("LoRA", "last block")
 """Arms of three seeds."""
-
-
-class Sized(Encoder):
-    """An encoder whose network takes images of other sizes too.
-
-    Args:
-        encoder: convolutional.
-        input: the other input.
-    """
-
-    modalities = frozenset({"image"})
-
-    def __init__(self, encoder: Encoder, input: Input) -> None:
-        super().__init__(input, encoder.dim)
-        self.encoder = encoder
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.encoder(x)
-        return found
 
 
 class Style(InMemory):
@@ -121,31 +110,52 @@ class Style(InMemory):
         train, scored = (~test).nonzero()[0], test.nonzero()[0]
         return self, [
             Task("category/half", "classify", self.labels, train, scored, self.names),
-            Task(TASK, "classify", self.fine_labels, train, scored, self.fine.classes),
+            Task(TASKS["twitter"], "classify", self.fine_labels, train, scored, self.fine.classes),
         ]
 
 
-def task_of(name: str) -> str:
-    """Return the task that is scored."""
-    return "label/holdout" if name in SETS else TASK
+class Handwriting(InMemory):
+    """Handwritten digits, 1 x 8 x 8.
+
+    Args:
+        name: `mnist5k`, whose images are reduced to that size, or `digits`.
+    """
+
+    def __init__(self, *, name: Literal["mnist5k", "digits"]) -> None:
+        whole = EmbeddedImages(name=name)
+        pixels = interpolate(whole.images.float(), size=8, mode="area")
+        self.images, self.labels = pixels.round().to(torch.uint8), whole.labels
+        values = pixels / 255.0
+        self.input = Input((1, 8, 8), (float(values.mean()),), (float(values.std()),))
+        self.ids = name
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """Return all images, and two tasks that score the same half of them."""
+        test = held_out(self.labels, 0.5, "continuing")
+        train, scored = (~test).nonzero()[0], test.nonzero()[0]
+        names = [str(digit) for digit in range(10)]
+        few = np.concatenate([train[self.labels[train] == digit][:10] for digit in range(10)])
+        return self, [
+            Task("digit/half", "classify", self.labels, train, scored, names),
+            Task(TASKS["digits"], "classify", self.labels, few, scored, names),
+        ]
 
 
 def build(
-    name: str, seed: int, epochs: int, cache: Path, changes: dict[str, Any] | None = None
+    pair: str, seed: int, epochs: int, changes: dict[str, Any] | None = None, *, start: bool = False
 ) -> Recipe:
-    """Build a recipe of SimCLR on one of the sets."""
+    """Build a recipe of SimCLR on the second set of a pair, or on the first."""
+    name: Any = STARTS[pair] if start else pair
+    source = Style(name=name) if pair == "twitter" else Handwriting(name=name)
     raw = apply_overrides(
         json.loads(json.dumps(read_raw("image/emoji_simclr"))),
         [
-            "encoder.width=18", f"run.seed={seed}", f"run.epochs={epochs}", "run.log.knn_epochs=0",
+            *OVERRIDES[pair], f"run.seed={seed}", f"run.epochs={epochs}", "run.log.knn_epochs=0",
         ],
     )  # fmt: skip
     for section, values in (changes or {}).items():
         raw[section] = {**raw.get(section, {}), **values}
-    if name in SETS:
-        raw["data"] = prepare(name, cache)
-        return Recipe.build(resolve_recipe(raw))
-    return Recipe.build(resolve_recipe(raw), Style(name=name))  # type: ignore[arg-type]
+    return Recipe.build(resolve_recipe(raw), source)
 
 
 def changes_of(arm: str, start: Path, warmup: int) -> dict[str, Any]:
@@ -179,7 +189,7 @@ def trained(recipe: Recipe, task: str, folder: Path) -> Cell:
 
 def costs(recipe: Recipe) -> dict[str, float]:
     """Count trained weights of the encoder, and the bytes that a step keeps for its gradient."""
-    again = Recipe.build(resolve_recipe(_described(recipe)), recipe.data)
+    again = Recipe.build(resolve_recipe(recipe.config() | {"data": _DATA}), recipe.data)
     continued.begin(again)
     learning = [p for p in again.encoder.parameters() if p.requires_grad]
     kept: dict[int, int] = {}
@@ -196,64 +206,57 @@ def costs(recipe: Recipe) -> dict[str, float]:
     return {"learning": sum(p.numel() for p in learning), "kept_bytes": sum(kept.values())}
 
 
-def _described(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe's sections; a source of this script has no kind that a recipe can name."""
-    found: dict[str, Any] = recipe.config()
-    if isinstance(recipe.data, Style):
-        found["data"] = {"kind": "embedded_images", "name": "emoji"}
-    return found
+_DATA = {"kind": "embedded_images", "name": "emoji"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--set", default="twitter", help="twitter, or a set of quality_data.py")
-    parser.add_argument("--cache", type=Path, default=Path("runs/quality/data"))
+    parser.add_argument("--set", default="twitter", choices=TASKS)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each encoder")
     parser.add_argument("--start-seconds", type=float, default=60.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--out", type=Path, default=Path("runs/continuing"))
     parser.add_argument("--picture", type=Path, help="SVG of the drift")
+    parser.add_argument("--arms", nargs="+", default=["scratch", *ARMS])
     parser.add_argument("--time", action="store_true", help="only time steps, and make the start")
     parser.add_argument("--table", action="store_true", help="print the finished cells alone")
     own = parser.parse_args()
     torch.set_num_threads(1)
-    folder, task = own.out / own.set, task_of(own.set)
+    folder, task = own.out / own.set, TASKS[own.set]
     cells = Cells(folder / f"cells_{own.seconds:g}s.jsonl")
     if own.table:
         show(cells, own)
         if own.picture:
             own.picture.write_text(drawing(cells, own.seeds))
         return
-    start = own.out / "start"
-    source = build(own.set, 0, 1, own.cache).data
+    start, source = folder / "start", build(own.set, 0, 1).data
     steps = len(source) // 256  # of an epoch
 
-    def fitting(name: str, seconds: float, changes: dict[str, Any] | None = None) -> Cell:
-        epochs, each = epochs_for(lambda n: build(name, 100, n, own.cache, changes), seconds)
+    def fitting(seconds: float, changes: dict[str, Any] | None = None, **which: bool) -> Cell:
+        epochs, each = epochs_for(lambda n: build(own.set, 100, n, changes, **which), seconds)
         return {"epochs": epochs, "step_seconds": each}
 
     def made() -> Cell:
         if not (start / "encoder" / "encoder.json").is_file():
-            epochs = fitting("google", own.start_seconds)["epochs"]
-            pretrain(build("google", 100, epochs, own.cache), start, progress="quiet")
+            epochs = fitting(own.start_seconds, start=True)["epochs"]
+            pretrain(build(own.set, 100, epochs, start=True), start, progress="quiet")
         reached = read_metrics(start / "metrics.jsonl")[-1]["epoch"]
-        encoder = Sized(load_encoder(start), source.input)
-        return {"epochs": reached, "correct": scored(encoder, source, task)}
+        return {"epochs": reached, "correct": scored(load_encoder(start), source, task)}
 
     cells.ensure("start", made)
-    fresh = cells.ensure("time of scratch", lambda: fitting(own.set, own.seconds))
+    fresh = cells.ensure("time of scratch", lambda: fitting(own.seconds))
     changes = changes_of("full", start, steps)
-    going = cells.ensure("time of full", lambda: fitting(own.set, own.seconds, changes))
+    going = cells.ensure("time of full", lambda: fitting(own.seconds, changes))
 
     def make(arm: str, seed: int) -> Cell:
         changes = None if arm == "scratch" else changes_of(arm, start, steps)
         epochs = (fresh if arm == "scratch" else going)["epochs"]
         cell = folder / f"{arm}-{seed}".replace(" ", "-")
-        return trained(build(own.set, seed, epochs, own.cache, changes), task, cell)
+        return trained(build(own.set, seed, epochs, changes), task, cell)
 
     for group in () if own.time else (("scratch", "full", "bad rate"), FEW):
         for seed in own.seeds:
-            for arm in [arm for arm in group if seed in seeds_of(arm, own.seeds)]:
+            for arm in [a for a in group if a in own.arms and seed in seeds_of(a, own.seeds)]:
                 cells.ensure(f"{arm} {seed}", functools.partial(make, arm, seed))
 
 
@@ -275,18 +278,19 @@ def show(cells: Cells, own: argparse.Namespace) -> None:
     """Print the tables."""
     seeds, seconds, start_seconds = own.seeds, own.seconds, own.start_seconds
     found, start = done(cells, seeds), cells.found["start"]
-    source = build(own.set, 0, 1, own.cache).data
+    source = build(own.set, 0, 1).data
     sizes = " x ".join(map(str, source.input.shape[1:]))
     target = f"{len(source):,} images of {own.set} ({sizes} pixels)"
     key = "knn fp32"
     print("# Going on from an encoder of other images\n")
     print(f"`python benchmarks/continuing.py {' '.join(sys.argv[1:])}`, commit")
     print(f"{version('mezzotint')}, 2 shared cores, seeds {', '.join(map(str, seeds))}.")
-    print(f"ResNet-8 of width 18 (98,172 parameters). The start: {start_seconds:g} s of processor")
-    print(f"time (one thread) on 1,911 emoji in Google's drawings ({start['epochs']} epochs).")
+    count = sum(p.numel() for p in build(own.set, 0, 1).encoder.parameters())
+    print(f"ResNet-8 ({count:,} parameters). The start: {start_seconds:g} s of processor time (one")
+    print(f"thread) on {STARTS[own.set]} ({start['epochs']} epochs).")
     print(f"`scratch` and `full`: {seconds:g} s on {target}, in")
     print("whole epochs; the others as many epochs as `full`. kNN top-1 in per cent of")
-    print(f"`{task_of(own.set)}`. Differences are paired by seed and sample, with 95 % intervals;")
+    print(f"`{TASKS[own.set]}`. Differences are paired by seed and sample, with 95 % intervals;")
     print("bold excludes 0.\n")
     print("| arm | seeds | epochs | top-1 | − start | − scratch | start handed over |")
     print("|---|---|---|---|---|---|---|")

@@ -12,9 +12,9 @@ from mezzotint.train.dry_run import FACTS
 from mezzotint.train.preview import (
     duration,
     extrapolated,
+    growing_sizes,
     measure_stdin,
     memory_words,
-    micro_batches,
 )
 from tests.tiny import config
 
@@ -61,11 +61,10 @@ def test_what_is_known_is_written_after_each_part(monkeypatch: pytest.MonkeyPatc
     own = config()
     lines = said(own, monkeypatch)
     recipe = Recipe.build(own)
-    assert [set(line["known"]) for line in (lines[0], lines[1], lines[2])] == [
-        {"data", "recipe", "run"},
-        {"data", "recipe", "run", "training", "memory", "views"},
-        {*FACTS, "views"},
-    ]
+    measured = {"data", "recipe", "run", "training", "memory", "views"}
+    assert [set(line["known"]) for line in lines[:4]] == [
+        {"data", "recipe", "run"}, measured, measured, {*FACTS, "views"},
+    ]  # fmt: skip
     known = lines[-1]["known"]
     assert "1,797 images" in known["data"] and known["recipe"].startswith("tiny; resnet")
     count = sum(p.numel() for p in recipe.encoder.parameters())
@@ -84,27 +83,33 @@ def test_what_cannot_be_built_is_refused_as_in_a_run(monkeypatch: pytest.MonkeyP
     assert "`run.micro_batches` must be 1 for simclr" in line["refused"] and not line["is_os"]
 
 
-def point(size: int, peak: float, seconds: float = 0.1) -> dict[str, float]:
-    return {"size": size, "peak": peak, "seconds": seconds, "free": 1000 * 2**20, "steps": 2}
+def point(size: int, peak: int, seconds: float = 0.1, before: int = 100) -> dict[str, float]:
+    return {
+        "size": size, "before": before * 2**20, "peak": peak * 2**20, "seconds": seconds,
+        "free": 1000 * 2**20, "steps": 2,
+    }  # fmt: skip
 
 
 def test_memory_and_time_are_linear_in_the_samples() -> None:
-    found = extrapolated([point(4, 140 * 2**20), point(8, 180 * 2**20, 0.2)], 256)
+    found = extrapolated([point(4, 140), point(16, 260, 0.4)], 256)
     assert found["peak"] == (100 + 10 * 256) * 2**20 and found["seconds"] == pytest.approx(6.4)
     assert memory_words(found, 256, "cpu") == (
-        "2,660 MiB at the peak on cpu, extrapolated from steps of 4 and 8 samples: it does not fit "
+        "2,660 MiB at the peak on cpu, extrapolated from steps of 16 samples: it does not fit "
         "into the 1,000 MiB that are free; run.batch_size=80 should fit"
     )
-    small = extrapolated([point(16, 100 * 2**20)], 16)
+    # The process needs most of it before its first step, which samples do not multiply.
+    assert extrapolated([point(4, 840, before=800)], 64)["peak"] == (800 + 10 * 64) * 2**20
+    small = extrapolated([point(16, 100)], 16)
     assert memory_words(small, 16, "cpu") == "100 MiB at the peak on cpu, median of 5 steps"
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [(256, [4, 8]), (100, [4, 10]), (6, [6]), (2, [2]), (7, [7])]
+    ("size", "expected"),
+    [(256, [4, 16, 64, 256]), (100, [4, 20, 100]), (6, [6]), (2, [2]), (7, [7])],
 )
-def test_micro_batches_divide_the_batch(size: int, expected: list[int]) -> None:
-    assert micro_batches(size) == expected
-    assert micro_batches(256, 16) == [16, 32]
+def test_sizes_grow_to_the_batch_and_divide_it(size: int, expected: list[int]) -> None:
+    assert growing_sizes(size) == expected
+    assert growing_sizes(256, 16) == [16, 64, 256]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Estimate what a run will cost, from a few timed steps: `mezzotint pretrain --dry-run`.
 
 This is the other process of `dry_run`: it writes down what it knows after each part, because it may
-be stopped at any time. It starts with few samples a step, and takes the whole batch only where it
-is predicted to fit; else memory and time are extrapolated.
+be stopped at any time. It starts with few samples a step, takes at least four times as many as long
+as they are predicted to fit, up to the whole batch, and extrapolates from the last.
 """
 
 import contextlib
@@ -31,6 +31,8 @@ from mezzotint.train.loop import Trainer
 
 _STEPS = 5
 _MOST_SECONDS = 4.0
+_STATE = 3
+"""Tensors of the size of the weights that a step adds: the gradient and AdamW's two averages."""
 _FITS = 0.6
 """Fraction of the free memory below which a whole batch is tried."""
 
@@ -95,7 +97,7 @@ def _basis(found: dict[str, Any]) -> str:
     sizes = found["sizes"]
     if found["whole"]:
         return f"median of {_STEPS} steps" if found["steps"] > 1 else "one step"
-    return f"extrapolated from steps of {' and '.join(map(str, sizes))} samples"
+    return f"extrapolated from steps of {sizes[-1]} samples"
 
 
 def measure_stdin() -> None:
@@ -132,41 +134,63 @@ def measure_stdin() -> None:
         print(json.dumps({"known": known, "groups": groups}), flush=True)
 
     emit(None)
-    for size in micro_batches(whole, recipe.run.micro_batches):
-        points.append(timed(recipe, size, 2))
+    for size in growing_sizes(whole, recipe.run.micro_batches):
+        steps = 2 if size < whole else _STEPS
+        if points and not _fits(extrapolated(points, size), steps):
+            break
+        points.append(timed(recipe, size, steps))
         emit(extrapolated(points, whole))
-        cost = cost or cost_of(recipe)
+        if cost is None and len(points) > 1:
+            cost = cost_of(recipe)
+            emit(extrapolated(points, whole))
+    if cost is None:
+        cost = cost_of(recipe)
         emit(extrapolated(points, whole))
-    found = extrapolated(points, whole)
-    fits = found["peak"] <= _FITS * found["free"] and found["seconds"] * _STEPS <= _MOST_SECONDS
-    if fits and not (found["whole"] and found["steps"] > 1):
-        emit(extrapolated([timed(recipe, whole, _STEPS)], whole))
 
 
-def micro_batches(batch_size: int, unit: int = 1) -> list[int]:
-    """Choose two small divisors of a batch, the second at least twice the first; or the batch.
+def _fits(found: dict[str, Any], steps: int) -> bool:
+    """Say whether a step has the memory it needs, and some of them the time of a dry run."""
+    free, seconds = found["free"], found["seconds"]
+    return bool(found["peak"] <= _FITS * free and seconds * steps <= _MOST_SECONDS)
 
-    Both are multiples of `unit`, the parts that a batch is accumulated in.
+
+def growing_sizes(batch_size: int, unit: int = 1) -> list[int]:
+    """Choose divisors of a batch, each at least four times the one before; the last is the batch.
+
+    All are multiples of `unit`, the parts that a batch is accumulated in.
     """
     divisors = [n for n in range(2, batch_size + 1) if batch_size % n == 0 and n % unit == 0]
-    first = next((n for n in divisors if n >= 4), batch_size)
-    second = next((n for n in divisors if n >= 2 * first), None)
-    return [first] if second is None else [first, second]
+    sizes: list[int] = []
+    while not sizes or sizes[-1] < batch_size:
+        least = 4 * sizes[-1] if sizes else 4
+        sizes.append(next((n for n in divisors if n >= least), batch_size))
+    return sizes
 
 
 def extrapolated(points: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
-    """Return memory and time of a step of the whole batch, linear in the samples."""
+    """Return memory and time of a step of `batch_size` samples, linear in the samples.
+
+    Memory is the line through the last two sizes; of one size alone, it is what the process has
+    before its first step, with gradients and the optimizer's state, and the rest for the samples.
+    Time is proportional to the last, so that it errs on the long side: a part of it is paid once a
+    step.
+    """
     last = points[-1]
-    result = {**last, "sizes": [p["size"] for p in points], "whole": last["size"] == batch_size}
-    result |= {"fixed": 0.0, "each": last["peak"] / last["size"]}
     if len(points) > 1:
-        more = last["size"] - points[0]["size"]
-        result["each"] = max(0.0, last["peak"] - points[0]["peak"]) / more
-        result["fixed"] = last["peak"] - result["each"] * last["size"]
-    if not result["whole"]:
-        result["peak"] = result["fixed"] + result["each"] * batch_size
-        result["seconds"] = last["seconds"] * batch_size / last["size"]
-    return result
+        more = last["size"] - points[-2]["size"]
+        each = max(0.0, last["peak"] - points[-2]["peak"]) / more
+    else:
+        each = max(0.0, last["peak"] - last["before"]) / last["size"]
+    fixed = last["peak"] - each * last["size"]
+    return {
+        **last,
+        "sizes": [point["size"] for point in points],
+        "whole": last["size"] == batch_size,
+        "fixed": fixed,
+        "each": each,
+        "peak": fixed + each * batch_size,
+        "seconds": last["seconds"] * batch_size / last["size"],
+    }
 
 
 def timed(recipe: Recipe, size: int, steps: int, limit_s: float = math.inf) -> dict[str, Any]:
@@ -188,7 +212,7 @@ def timed(recipe: Recipe, size: int, steps: int, limit_s: float = math.inf) -> d
     trainer = Trainer(recipe, device)
     recipe.run = original
     _reset_peak(device)
-    free = _free(device)
+    free, resident = _free(device), _peak(device)
     reading, times = list[float](), list[float]()
     counter = ForwardPassCounter(recipe.method)
     counter.start()
@@ -205,6 +229,7 @@ def timed(recipe: Recipe, size: int, steps: int, limit_s: float = math.inf) -> d
         before = time.perf_counter()
         if before - began > limit_s:
             break
+    learning = sum(p.nbytes for p in recipe.method.parameters() if p.requires_grad)
     count = len(times) * trainer.plan.batch_size
     trained, frozen = (passes / count for passes in counter.stop())
     read, step_s = (statistics.median(part[1:] or part) for part in (reading, times))
@@ -215,7 +240,7 @@ def timed(recipe: Recipe, size: int, steps: int, limit_s: float = math.inf) -> d
     return {
         "size": trainer.plan.batch_size, "steps": len(times), "trained": trained, "frozen": frozen,
         "seconds": max(read, step_s) if parallel else read + step_s,
-        "peak": _peak(device), "free": free,
+        "before": resident + _STATE * learning, "peak": _peak(device), "free": free,
     }  # fmt: skip
 
 
