@@ -23,6 +23,7 @@ from mezzotint.quant.grid import make_grid
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
+from mezzotint.train.preview import timed
 from mezzotint.train.signals import Interrupted
 from mezzotint.types import Input
 from tests.tiny import config
@@ -296,6 +297,16 @@ def test_a_cached_teacher_runs_for_new_views_only(of_digits: str) -> None:
     assert seen == [32]  # the size of a pass whose rows are kept
     with pytest.raises(ValueError, match="view 1 of sample 2 is not"):
         method(torch.cat([x[:2], x[:1], x[3:]]))
+
+
+def test_a_dry_run_times_the_teacher_once_a_sample(of_digits: str) -> None:
+    made = recipe(of_digits, FIXED, cache=True)
+    assert isinstance(made.method, Distill)
+    passes: list[int] = []
+    made.method.teachers.networks[0].register_forward_hook(lambda _, x, y: passes.append(len(y)))
+    found = timed(made, 32, 3)
+    assert len(passes) == found["steps"] == 3 and found["once"] >= 0.0
+    assert timed(recipe(of_digits, FIXED), 32, 3)["once"] == 0.0
 
 
 def test_what_does_not_go_together_is_refused_before_a_run(of_digits: str) -> None:

@@ -86,7 +86,7 @@ def test_what_cannot_be_built_is_refused_as_in_a_run(monkeypatch: pytest.MonkeyP
 def point(size: int, peak: int, seconds: float = 0.1, before: int = 100) -> dict[str, float]:
     return {
         "size": size, "before": before * 2**20, "peak": peak * 2**20, "seconds": seconds,
-        "free": 1000 * 2**20, "steps": 2,
+        "free": 1000 * 2**20, "steps": 2, "once": 0.0,
     }  # fmt: skip
 
 

@@ -76,6 +76,8 @@ class BRIDLE(Masked):
         cache: reuse the codes of identical views; for views without randomness.
     """
 
+    cache: TokenCache | None
+
     def __init__(
         self,
         encoder: Encoder,

@@ -72,6 +72,7 @@ class Distill(Siamese):
     max_views: ClassVar[int | None] = None
     min_views: ClassVar[int] = 1
     takes_target_views: ClassVar[bool] = True
+    cache: FeatureCache | None
     queue: Tensor
     pointer: Tensor
 

@@ -54,6 +54,8 @@ class Method(nn.Module, Component):
     """
 
     encoder: Encoder
+    cache: object | None = None
+    """What it keeps of each sample, so that later epochs need not compute it again."""
     needs: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
 

@@ -100,7 +100,7 @@ class SSQL(Method):
                 f"but {type(base).__name__} takes them from a momentum copy. Choose SimSiam or "
                 "SimCLR, or set both to false."
             )
-        self.base = base
+        self.base, self.cache = base, base.cache
         base.at_low_bits = True
         self.batch_norm = batch_norm
         self.weight_bits, self.activation_bits, self.shared_bits = (
