@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mezzotint.recipe.reading import dump_yaml, parse_yaml, read_yaml
@@ -18,6 +18,7 @@ PLAIN = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(PLAIN)
 @example("0E0")
 @example(["1e5", "5e-4", 5e-4])
