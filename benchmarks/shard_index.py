@@ -65,8 +65,11 @@ pretrain(Recipe.build(config), sys.argv[1], progress="quiet")
 """
 
 
-def write(root: Path, count: int) -> None:
-    """Write one shard of 1,000 images, and an index whose rows repeat them."""
+def write(root: Path, count: int, *, unsplit: bool = False) -> None:
+    """Write one shard of 1,000 images, and an index whose rows repeat them.
+
+    It has a split `val`, or else the samples to score are chosen when it is opened.
+    """
     rng = np.random.default_rng(0)
     offsets, sizes, digests = [], [], []
     with tarfile.open(root / "00000.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -82,10 +85,11 @@ def write(root: Path, count: int) -> None:
     block = np.char.add(b"images/train/class/", digits).view(np.uint8)
     packed = Ids(block, np.arange(1, count + 1) * 27, count)
     shards.Ids.of = classmethod(lambda cls, ids: packed)  # type: ignore[method-assign,assignment]
-    scored = count // 100
+    scored = 0 if unsplit else count // 100
     facts = {
         "modality": "image", "classes": [f"class {i}" for i in range(1000)],
-        "splits": [["train", count - scored], ["val", scored]], "shards": [["00000.tar", count]],
+        "splits": [["train", count - scored], ["val", scored]][: 1 if unsplit else 2],
+        "shards": [["00000.tar", count]],
     }  # fmt: skip
     columns = {
         "offset": np.array(offsets)[row], "size": np.array(sizes)[row], "label": row,
@@ -99,18 +103,20 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000_000, 20_000])
     parser.add_argument("--window", type=int, default=None)
+    parser.add_argument("--unsplit", action="store_true", help="without a split to score")
     arguments = parser.parse_args()
     for count in arguments.samples:
-        measure(count, "null" if arguments.window is None else arguments.window)
+        window = "null" if arguments.window is None else arguments.window
+        measure(count, window, unsplit=arguments.unsplit)
 
 
-def measure(count: int, window: int | str) -> None:
+def measure(count: int, window: int | str, *, unsplit: bool) -> None:
     """Write an index, train on it until the first step is done, and print what that took."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "shards"
         root.mkdir()
         begin = time.monotonic()
-        write(root, count)
+        write(root, count, unsplit=unsplit)
         size = sum(p.stat().st_size for p in (root / "index").iterdir()) / 1e6
         print(
             f"index of {count:,} samples: {size:.0f} MB, written in "

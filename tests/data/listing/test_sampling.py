@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mezzotint.data.listing import sampling
 from mezzotint.data.listing.sampling import held_out, one_percent, some_of_each
-from mezzotint.data.source import Task
-from mezzotint.seeding import key_of
+from mezzotint.data.source import Index, Task
+from mezzotint.seeding import Draws, key_of
 
 
 @given(st.lists(st.integers(-1, 4), max_size=60), st.floats(0.05, 0.95))
@@ -24,6 +26,34 @@ def test_keeps_groups_together(rows: list[tuple[int, int]]) -> None:
     chosen = held_out(labels, 0.5, "a", groups)
     for group in set(groups.tolist()):
         assert len(set(chosen[groups == group].tolist())) == 1
+
+
+def by_sorting(labels: Index, fraction: float, key: str, groups: Index) -> list[bool]:
+    """The groups of each label in the order of their random numbers, of which some are taken."""
+    names = sorted(set(groups.tolist()))
+    first = {name: groups.tolist().index(name) for name in names}
+    draws = Draws(torch.tensor(names), key_of("held_out", key)).bits("place").tolist()
+    taken = set()
+    for label in set(labels.tolist()) - {-1}:
+        own = [(d, n) for d, n in zip(draws, names, strict=True) if labels[first[n]] == label]
+        count = min(max(1, round(fraction * len(own))), len(own) - 1) if len(own) > 1 else 0
+        taken |= {name for _, name in sorted(own)[:count]}
+    return [group in taken for group in groups.tolist()]
+
+
+@pytest.mark.parametrize("part", [1 << 20, 7])
+@given(st.lists(st.integers(-1, 3), min_size=1, max_size=40), st.floats(0.05, 0.95))
+def test_what_is_held_out_is_what_sorting_gives(
+    part: int, values: list[int], fraction: float
+) -> None:
+    labels, own = np.array(values, np.int64), np.arange(len(values))
+    pairs = np.array([values.index(v) for v in values])  # all samples of a label are one group
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_PART", part)
+        for groups in (own, own[::-1].copy(), pairs):
+            expected = by_sorting(labels, fraction, "a", groups)
+            assert held_out(labels, fraction, "a", groups).tolist() == expected
+        assert held_out(labels, fraction, "a").tolist() == by_sorting(labels, fraction, "a", own)
 
 
 def test_is_a_function_of_its_key_alone() -> None:

@@ -9,6 +9,8 @@ import torch
 from mezzotint.data.source import Index, Task
 from mezzotint.seeding import Draws, key_of
 
+_PART = 1 << 18  # groups that are looked at together, to save memory
+
 
 def some_of_each(
     labels: Index, pool: Index, key: int, *, fraction: float = 1.0, per_class: int | None = None
@@ -80,29 +82,58 @@ def held_out(
         bool `[N]`, true for the chosen samples.
     """
     check_holdout(fraction)
-    chosen = np.zeros(len(labels), dtype=np.bool_)
-    if groups is None:
-        groups = np.arange(len(labels), dtype=np.int64)
+    if groups is None or _are_alone(groups):
+        return _some_of_strata(labels, None, fraction, key)
     names, member = np.unique(groups, return_inverse=True)
     if len(names) == 0:
-        return chosen
-    stratum = _strata(labels, member.reshape(-1), len(names))
-    rank = (
-        Draws(torch.from_numpy(names.astype(np.int64)), key_of("held_out", key))
-        .bits("place")
-        .numpy()
-    )
-    by_stratum = np.lexsort((rank, stratum))
-    sizes = np.bincount(stratum[stratum >= 0], minlength=1)
-    start = int((stratum < 0).sum())
-    taken = np.zeros(len(names), dtype=np.bool_)
-    for size in sizes.tolist():
+        return np.zeros(0, np.bool_)
+    member = member.reshape(-1)
+    return _some_of_strata(_strata(labels, member, len(names)), names, fraction, key)[member]
+
+
+def _are_alone(groups: Index) -> bool:
+    """Whether each sample is the only one of its group, which has the number of the sample."""
+    parts = ((i, groups[i : i + _PART]) for i in range(0, len(groups), _PART))
+    return all(np.array_equal(part, np.arange(i, i + len(part))) for i, part in parts)
+
+
+def _some_of_strata(
+    strata: Index, names: Index | None, fraction: float, key: str
+) -> npt.NDArray[np.bool_]:
+    """Choose the groups of each stratum whose random numbers are the smallest, bool `[G]`.
+
+    Args:
+        strata: int64 `[G]`, the stratum of each group; those below 0 are never chosen.
+        names: int64 `[G]`, numbers of the groups, distinct ones of 32 bits; `None` for 0, 1, ….
+        fraction: of each stratum, at least one group and not all.
+        key: name of the split.
+    """
+    number = key_of("held_out", key)
+
+    def packed(start: int) -> Index:
+        """Stratum and random number of some groups; the latter differ, as the names do."""
+        part = strata[start : start + _PART].astype(np.int64)
+        own = np.arange(start, start + len(part)) if names is None else names[start:][: len(part)]
+        bits = Draws(torch.from_numpy(own.astype(np.int64)), number).bits("place")
+        return part << 32 | bits.numpy()
+
+    starts = range(0, len(strata), _PART)
+    ordered = np.empty(len(strata), np.int64)
+    for start in starts:
+        ordered[start : start + _PART] = packed(start)
+    ordered.sort()
+    bounds = np.searchsorted(ordered, np.arange(int(strata.max(initial=-1)) + 2) << 32)
+    largest = np.full(len(bounds), np.iinfo(np.int64).min)  # the last one is of no stratum
+    for stratum, size in enumerate(np.diff(bounds).tolist()):
         if size > 1:
             count = min(max(1, round(fraction * size)), size - 1)
-            taken[by_stratum[start : start + count]] = True
-        start += size
-    chosen[:] = taken[member.reshape(-1)]
-    return chosen
+            largest[stratum] = ordered[bounds[stratum] + count - 1]
+    del ordered
+    taken = np.zeros(len(strata), np.bool_)
+    for start in starts:
+        limits = largest[np.maximum(strata[start : start + _PART], -1)]
+        taken[start : start + _PART] = packed(start) <= limits
+    return taken
 
 
 def _strata(labels: Index, member: Index, count: int) -> Index:

@@ -95,6 +95,7 @@ class Sharded(Source, abstract=True):
     holdout: float
     labels: Index
     _paths: Any
+    _held_out: npt.NDArray[np.bool_] | None = None
 
     def use(self, index: ShardIndex, window: int | None) -> None:
         """Have the training samples of an index, in windows of some samples."""
@@ -115,7 +116,7 @@ class Sharded(Source, abstract=True):
 
     def __getstate__(self) -> dict[str, Any]:
         """State for a spawned worker, which makes the rest again."""
-        derived = ("_paths", "labels", "groups")
+        derived = ("_paths", "_held_out", "labels", "groups")
         state = {name: value for name, value in vars(self).items() if name not in derived}
         return {**state, "_count": len(self)}
 
@@ -161,7 +162,9 @@ class Sharded(Source, abstract=True):
         if len(index.splits) == 1:
             chosen = np.asarray(index.columns["scored"][:trained], np.bool_)
             if not chosen.any():
-                chosen = held_out(self.labels, self.holdout, "label", self.groups)
+                if self._held_out is None:
+                    self._held_out = held_out(self.labels, self.holdout, "label", self.groups)
+                chosen = self._held_out
             tasks = label_tasks("label/holdout", self.labels, chosen, self.classes)
             index.give_back()
             return self, tasks
