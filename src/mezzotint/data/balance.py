@@ -6,6 +6,7 @@ samples of an epoch are a function of (seed, epoch) alone, so a run resumes exac
 processes draw the same.
 """
 
+import functools
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,8 +30,8 @@ class EpochOrder(Hashable, Protocol):
     @property
     def samples(self) -> int: ...
 
-    def order(self, seed: int, epoch: int) -> Tensor:
-        """Return the samples of an epoch, int64 `[samples]`."""
+    def order(self, seed: int, epoch: int, *, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return the samples of an epoch, int64 `[samples]`, or a part of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +48,14 @@ class Weighting:
     samples: int
     replacement: bool
 
-    def order(self, seed: int, epoch: int) -> Tensor:
-        """Draw the samples of an epoch, int64 `[samples]`."""
-        return weighted_order(self.weights, self.samples, seed, epoch, replacement=self.replacement)
+    def order(self, seed: int, epoch: int, *, start: int = 0, stop: int | None = None) -> Tensor:
+        """Draw the samples of an epoch, int64 `[samples]`, and return a part of them."""
+        return _drawn(self, seed, epoch)[start:stop]
+
+
+@functools.lru_cache(maxsize=2)
+def _drawn(own: Weighting, seed: int, epoch: int) -> Tensor:
+    return weighted_order(own.weights, own.samples, seed, epoch, replacement=own.replacement)
 
 
 class Balance(Component):

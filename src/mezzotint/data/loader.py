@@ -116,17 +116,11 @@ def _order(
 ) -> Tensor:
     """Return the part with this number of an epoch's order, `size` positions of it."""
     start, stop = part * size, (part + 1) * size
-    if weighting is not None:
-        return _weighted(length, weighting, seed, epoch)[start:stop]
-    return _small(sample_order(length, seed, epoch, start=start, stop=stop), length)
-
-
-@functools.lru_cache(maxsize=2)
-def _weighted(length: int, weighting: EpochOrder, seed: int, epoch: int) -> Tensor:
-    return _small(weighting.order(seed, epoch), length)
-
-
-def _small(order: Tensor, length: int) -> Tensor:
+    order = (
+        sample_order(length, seed, epoch, start=start, stop=stop)
+        if weighting is None
+        else weighting.order(seed, epoch, start=start, stop=stop)
+    )
     return order.to(torch.int32) if length < 2**31 else order
 
 

@@ -1,4 +1,4 @@
-"""Indexes of shards: what they find, what they refuse, and the orders they give."""
+"""Indexes of shards: what they find, and what they refuse."""
 
 import hashlib
 import io
@@ -11,20 +11,16 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-import torch
 
-from mezzotint.data.formats import shards
 from mezzotint.data.formats.shards import (
     DamagedShards,
     Ids,
     ShardIndex,
-    ShardOrder,
     digest_of,
     read_index,
     write_index,
 )
 from mezzotint.data.formats.webdataset import scan_tars
-from mezzotint.seeding import Draws, key_of, sample_order
 
 SUFFIXES = frozenset({".jpg", ".png"})
 SAMPLES = [(f"photo {i}.jpg", bytes([i]) * (100 + i), i % 3 - 1) for i in range(10)]
@@ -174,45 +170,6 @@ def test_ids_of_any_length() -> None:
     assert list(ids) == names and ids[-1] == "folder/b.jpg"
     with pytest.raises(IndexError):
         ids[4]
-
-
-@pytest.mark.parametrize(("samples", "window"), [(100, 10), (95, 7), (100, 1000), (41, 1)])
-def test_an_order_is_a_permutation_within_windows(samples: int, window: int) -> None:
-    firsts = np.array([0, 13, 40, 40, 77, 100])
-    order = ShardOrder(firsts, samples, window)
-    first, other = order.order(3, 0), order.order(3, 1)
-    assert torch.equal(first.sort().values, torch.arange(samples))
-    assert torch.equal(first, order.order(3, 0)) and not torch.equal(first, other)
-    assert not torch.equal(first, order.order(4, 0))
-    # The samples of the first windows are those of the first shards of the epoch.
-    shard = torch.from_numpy(np.searchsorted(firsts, first.numpy(), side="right") - 1)
-    for start in range(0, samples, window):
-        part = first[start : start + window]
-        touched = set(shard[start : start + window].tolist())
-        assert len(touched) <= 2 + window // 13
-        assert window <= 2 or len(part) < 5 or not torch.equal(part, part.sort().values)
-
-
-@pytest.mark.parametrize("at_once", [1 << 18, 20])
-@pytest.mark.parametrize("window", [1, 7, 10, 1000])
-def test_an_order_within_windows_is_that_of_all_at_once(
-    monkeypatch: pytest.MonkeyPatch, window: int, at_once: int
-) -> None:
-    monkeypatch.setattr(shards, "_AT_ONCE", at_once)
-    bounds = [0, 13, 40, 40, 77, 95]
-    walk = torch.cat([torch.arange(bounds[i], bounds[i + 1]) for i in sample_order(5, 3, 1)])
-    draws = Draws(torch.arange(95), key_of(3, 1, "order within windows"))
-    keys = draws.bits("order") + (torch.arange(95) // window << 32)
-    order = ShardOrder(np.array([0, 13, 40, 40, 77, 100]), 95, window).order(3, 1)
-    assert torch.equal(order, walk[keys.argsort(stable=True)])
-
-
-def test_every_shard_and_window_is_shuffled() -> None:
-    order = ShardOrder(np.arange(0, 10_001, 100), 10_000, 500)
-    positions = torch.stack([order.order(0, epoch).argsort() for epoch in range(60)]).double()
-    middle = positions.mean(dim=0)
-    # Of 60 uniform positions, the mean has the standard deviation 10,000 / √12 / √60 = 373.
-    assert float((middle - 4999.5).abs().max()) < 6 * 373
 
 
 def test_the_index_reads_only_what_it_needs(indexed: Path) -> None:

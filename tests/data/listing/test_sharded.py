@@ -1,4 +1,4 @@
-"""What sources of shards share, on an index that is not of files."""
+"""What sources of shards share, on an index that is not of files; and orders within windows."""
 
 import json
 import pickle
@@ -11,6 +11,9 @@ import torch
 
 from mezzotint.data.formats.shards import write_index
 from mezzotint.data.image.shards import ImageShards
+from mezzotint.data.listing import sharded
+from mezzotint.data.listing.sharded import ShardOrder
+from mezzotint.seeding import Draws, key_of, sample_order
 
 
 def synthetic(root: Path, count: int, scored: int = 0) -> Path:
@@ -66,3 +69,45 @@ def test_without_a_split_a_part_is_held_out(tmp_path: Path, scored: int) -> None
     samples, (task,) = source.evaluation()
     assert samples is source and task.name == "label/holdout"
     assert len(task.test) == (scored or 20) and len(task.train) == 100 - len(task.test)
+
+
+@pytest.mark.parametrize(("samples", "window"), [(100, 10), (95, 7), (100, 1000), (41, 1)])
+def test_an_order_is_a_permutation_within_windows(samples: int, window: int) -> None:
+    firsts = np.array([0, 13, 40, 40, 77, 100])
+    order = ShardOrder(firsts, samples, window)
+    first, other = order.order(3, 0), order.order(3, 1)
+    assert torch.equal(first.sort().values, torch.arange(samples))
+    assert torch.equal(first, order.order(3, 0)) and not torch.equal(first, other)
+    assert not torch.equal(first, order.order(4, 0))
+    # The samples of the first windows are those of the first shards of the epoch.
+    shard = torch.from_numpy(np.searchsorted(firsts, first.numpy(), side="right") - 1)
+    for start in range(0, samples, window):
+        part = first[start : start + window]
+        touched = set(shard[start : start + window].tolist())
+        assert len(touched) <= 2 + window // 13
+        assert window <= 2 or len(part) < 5 or not torch.equal(part, part.sort().values)
+
+
+@pytest.mark.parametrize("at_once", [1 << 18, 20])
+@pytest.mark.parametrize("window", [1, 7, 10, 1000])
+def test_an_order_within_windows_is_that_of_all_at_once(
+    monkeypatch: pytest.MonkeyPatch, window: int, at_once: int
+) -> None:
+    monkeypatch.setattr(sharded, "_AT_ONCE", at_once)
+    bounds = [0, 13, 40, 40, 77, 95]
+    walk = torch.cat([torch.arange(bounds[i], bounds[i + 1]) for i in sample_order(5, 3, 1)])
+    draws = Draws(torch.arange(95), key_of(3, 1, "order within windows"))
+    keys = draws.bits("order") + (torch.arange(95) // window << 32)
+    order, whole = ShardOrder(np.array([0, 13, 40, 40, 77, 100]), 95, window), keys.argsort()
+    assert torch.equal(order.order(3, 1), walk[whole])
+    for start, stop in ((0, 5), (3, 50), (40, 41), (77, 95), (90, 200), (95, 120)):
+        part = order.order(3, 1, start=start, stop=stop)
+        assert torch.equal(part, walk[whole[start:stop]])
+
+
+def test_every_shard_and_window_is_shuffled() -> None:
+    order = ShardOrder(np.arange(0, 10_001, 100), 10_000, 500)
+    positions = torch.stack([order.order(0, epoch).argsort() for epoch in range(60)]).double()
+    middle = positions.mean(dim=0)
+    # Of 60 uniform positions, the mean has the standard deviation 10,000 / √12 / √60 = 373.
+    assert float((middle - 4999.5).abs().max()) < 6 * 373

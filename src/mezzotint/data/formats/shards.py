@@ -22,13 +22,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from mezzotint.data.formats import storage
 from mezzotint.data.formats.tar import MAX_MEMBER
 from mezzotint.data.listing.layout import ROLES, role_of, role_of_file, scored_role
-from mezzotint.seeding import Draws, key_of, sample_order
 
 FORMAT, VERSION = "mezzotint shards", 1
 INDEX, COLUMNS = "index.json", "index"
@@ -43,7 +40,6 @@ _TYPES = {
     "ids": np.uint8,
 }
 _MAX_JSON = 64_000_000
-_AT_ONCE = 1 << 18  # samples of windows that are shuffled at once, to save memory
 
 Column = npt.NDArray[Any]
 
@@ -165,40 +161,6 @@ class ShardIndex:
 def digest_of(content: bytes) -> int:
     """Return a hash of a sample's bytes, 64 bits; never 0, which stands for no hash."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
-
-
-@dataclass(frozen=True, eq=False)
-class ShardOrder:
-    """An order of samples that stays within a few shards at a time, for slow disks.
-
-    Shards are put into a random order, and samples are shuffled within windows of it. The order is
-    a function of (seed, epoch).
-
-    Attributes:
-        firsts: int64 `[shards + 1]`, the first sample of each shard.
-        samples: samples of an epoch, the first ones.
-        window: samples that are shuffled together.
-    """
-
-    firsts: npt.NDArray[np.int64]
-    samples: int
-    window: int
-
-    def order(self, seed: int, epoch: int) -> Tensor:
-        """Return the order of an epoch, an int64 permutation `[samples]`."""
-        bounds = np.minimum(self.firsts, self.samples).tolist()
-        walk, filled = torch.empty(self.samples, dtype=torch.int64), 0
-        for shard in sample_order(len(bounds) - 1, seed, epoch).tolist():
-            own = torch.arange(bounds[shard], bounds[shard + 1])
-            walk[filled : filled + len(own)] = own
-            filled += len(own)
-        key = key_of(seed, epoch, "order within windows")
-        step = self.window * max(1, _AT_ONCE // self.window)  # whole windows
-        for start in range(0, self.samples, step):
-            positions = torch.arange(start, min(start + step, self.samples))
-            keys = Draws(positions, key).bits("order") + (positions // self.window << 32)
-            walk[start : start + step] = walk[start : start + step][keys.argsort(stable=True)]
-        return walk
 
 
 @dataclass(frozen=True)

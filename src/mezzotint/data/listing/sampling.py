@@ -115,7 +115,8 @@ def _some_of_strata(
         part = strata[start : start + _PART].astype(np.int64)
         own = np.arange(start, start + len(part)) if names is None else names[start:][: len(part)]
         bits = Draws(torch.from_numpy(own.astype(np.int64)), number).bits("place")
-        return part << 32 | bits.numpy()
+        found: Index = part << 32 | bits.numpy()
+        return found
 
     starts = range(0, len(strata), _PART)
     ordered = np.empty(len(strata), np.int64)

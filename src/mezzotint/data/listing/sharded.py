@@ -2,22 +2,28 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS
 from mezzotint.data.balance import EpochOrder
 from mezzotint.data.formats import storage
 from mezzotint.data.formats.parquet import SUFFIXES
 from mezzotint.data.formats.rows import RowIndex, kind_of_rows, open_rows
-from mezzotint.data.formats.shards import DamagedShards, ShardIndex, ShardOrder, read_index
+from mezzotint.data.formats.shards import DamagedShards, ShardIndex, read_index
 from mezzotint.data.formats.webdataset import scan_tars, suffixes_in
 from mezzotint.data.listing.folder import EXTENSIONS, PACKED, extension_of, packed_suffix, scan
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.source import Index, Source, Task, label_tasks
+from mezzotint.seeding import Draws, key_of, sample_order
 from mezzotint.types import Unreadable
+
+_AT_ONCE = 1 << 18  # samples of windows that are shuffled at once, to save memory
 
 
 def open_shards(
@@ -79,6 +85,54 @@ def check_window(window: int | None) -> None:
             f"`data.window` must be 1 or more, or null, got {window}. Null shuffles all samples "
             "together."
         )
+
+
+@dataclass(frozen=True, eq=False)
+class ShardOrder:
+    """An order of samples that stays within a few shards at a time, for slow disks.
+
+    Shards are put into a random order, and samples are shuffled within windows of it. The order is
+    a function of (seed, epoch).
+
+    Attributes:
+        firsts: int64 `[shards + 1]`, the first sample of each shard.
+        samples: samples of an epoch, the first ones.
+        window: samples that are shuffled together.
+    """
+
+    firsts: npt.NDArray[np.int64]
+    samples: int
+    window: int
+
+    def order(self, seed: int, epoch: int, *, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return the order of an epoch, an int64 permutation `[samples]`, or a part of it."""
+        stop = self.samples if stop is None else min(stop, self.samples)
+        first = start // self.window * self.window
+        last = min(-(-stop // self.window) * self.window, self.samples)
+        walk = self._walk(seed, epoch, first, last)
+        key = key_of(seed, epoch, "order within windows")
+        step = self.window * max(1, _AT_ONCE // self.window)  # whole windows
+        for begin in range(first, last, step):
+            positions = torch.arange(begin, min(begin + step, last))
+            keys = Draws(positions, key).bits("order") + (positions // self.window << 32)
+            part = walk[begin - first :][: len(positions)]
+            part.copy_(part[keys.argsort(stable=True)])
+        return walk[start - first : max(start, stop) - first]
+
+    def _walk(self, seed: int, epoch: int, first: int, last: int) -> Tensor:
+        """Return positions `first … last − 1` of the shards in their random order."""
+        bounds = np.minimum(self.firsts, self.samples)
+        shards = sample_order(len(bounds) - 1, seed, epoch).numpy()
+        ends = np.diff(bounds)[shards].cumsum()
+        walk = torch.empty(max(0, last - first), dtype=torch.int64)
+        for number in range(int(np.searchsorted(ends, first, side="right")), len(shards)):
+            shard, end = shards[number], int(ends[number])
+            begin = end - int(bounds[shard + 1] - bounds[shard])
+            low, high, shift = max(begin, first), min(end, last), int(bounds[shard]) - begin
+            if low >= last:
+                break
+            torch.arange(low + shift, high + shift, out=walk[low - first : high - first])
+        return walk
 
 
 class Sharded(Source, abstract=True):
@@ -164,6 +218,7 @@ class Sharded(Source, abstract=True):
             if not chosen.any():
                 if self._held_out is None:
                     self._held_out = held_out(self.labels, self.holdout, "label", self.groups)
+                    index.give_back()
                 chosen = self._held_out
             tasks = label_tasks("label/holdout", self.labels, chosen, self.classes)
             index.give_back()
