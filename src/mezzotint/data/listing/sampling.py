@@ -82,7 +82,7 @@ def held_out(
         bool `[N]`, true for the chosen samples.
     """
     check_holdout(fraction)
-    if groups is None or _are_alone(groups):
+    if groups is None or are_alone(groups):
         return _some_of_strata(labels, None, fraction, key)
     names, member = np.unique(groups, return_inverse=True)
     if len(names) == 0:
@@ -91,7 +91,7 @@ def held_out(
     return _some_of_strata(_strata(labels, member, len(names)), names, fraction, key)[member]
 
 
-def _are_alone(groups: Index) -> bool:
+def are_alone(groups: Index) -> bool:
     """Whether each sample is the only one of its group, which has the number of the sample."""
     parts = ((i, groups[i : i + _PART]) for i in range(0, len(groups), _PART))
     return all(np.array_equal(part, np.arange(i, i + len(part))) for i, part in parts)

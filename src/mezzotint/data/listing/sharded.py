@@ -18,7 +18,7 @@ from mezzotint.data.formats.rows import RowIndex, kind_of_rows, open_rows
 from mezzotint.data.formats.shards import DamagedShards, ShardIndex, read_index
 from mezzotint.data.formats.webdataset import scan_tars, suffixes_in
 from mezzotint.data.listing.folder import EXTENSIONS, PACKED, extension_of, packed_suffix, scan
-from mezzotint.data.listing.sampling import held_out
+from mezzotint.data.listing.sampling import are_alone, held_out
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.seeding import Draws, key_of, sample_order
 from mezzotint.types import Unreadable
@@ -217,7 +217,9 @@ class Sharded(Source, abstract=True):
             chosen = np.asarray(index.columns["scored"][:trained], np.bool_)
             if not chosen.any():
                 if self._held_out is None:
-                    self._held_out = held_out(self.labels, self.holdout, "label", self.groups)
+                    groups = None if are_alone(self.groups) else self.groups
+                    index.give_back()
+                    self._held_out = held_out(self.labels, self.holdout, "label", groups)
                     index.give_back()
                 chosen = self._held_out
             tasks = label_tasks("label/holdout", self.labels, chosen, self.classes)
