@@ -260,6 +260,7 @@ class Source(Component, ABC, abstract=True):
             facts.append(f"train {len(self):,}, {name} {len(task.test):,} {plural}")
         if task is not None and len(samples) == len(self) and len(task.train):
             facts[-1] += f", {len(task.test):,} of them scored"
+        del task, tasks  # as large as the groups, for data of many samples
         # The first sample of each group has its own index, so that nothing is sorted. False pairs
         # that only the evaluation makes have no group.
         groups = np.empty(0, np.int64) if samples.groups is None else samples.groups
