@@ -219,7 +219,8 @@ class Sharded(Source, abstract=True):
             chosen = np.asarray(index.columns["scored"][:trained], np.bool_)
             if not chosen.any():
                 if self._held_out is None:
-                    groups = None if are_alone(self.groups) else self.groups
+                    own = self.groups
+                    groups = None if own is None or are_alone(own) else own
                     index.give_back()
                     self._held_out = held_out(self.labels, self.holdout, "label", groups)
                     index.give_back()
