@@ -295,19 +295,18 @@ def show(cells: Cells, own: argparse.Namespace) -> None:
     print("| arm | seeds | epochs | top-1 | − start | − scratch | start handed over |")
     print("|---|---|---|---|---|---|---|")
     print(f"| start | | {start['epochs']} | {100 * fraction(start, key):.1f} | | | |")
-    for arm, own in found.items():
-        mean = math.fsum(fraction(cell, key) for cell in own.values()) / len(own)
-        both = [seed for seed in own if seed in found["scratch"]]
-        ours = [own[seed] for seed in both]
-        over = signed(difference(list(own.values()), [start] * len(own), key))
+    for arm, seeded in found.items():
+        mean = math.fsum(fraction(cell, key) for cell in seeded.values()) / len(seeded)
+        both = [seed for seed in seeded if seed in found["scratch"]]
+        ours = [seeded[seed] for seed in both]
+        over = signed(difference(list(seeded.values()), [start] * len(seeded), key))
         fresh = [found["scratch"][seed] for seed in both]
         against = "" if arm == "scratch" else signed(difference(ours, fresh, key))
-        kept = sum(cell["kept"] == "start" for cell in own.values())
-        refused = f"{kept} of {len(own)}" if arm in ARMS else ""
-        epochs = next(iter(own.values()))["epochs"]
-        print(
-            f"| {arm} | {len(own)} | {epochs} | {100 * mean:.1f} | {over} | {against} | {refused} |"
-        )
+        kept = sum(cell["kept"] == "start" for cell in seeded.values())
+        refused = f"{kept} of {len(seeded)}" if arm in ARMS else ""
+        epochs = next(iter(seeded.values()))["epochs"]
+        numbers = f"{len(seeded)} | {epochs} | {100 * mean:.1f}"
+        print(f"| {arm} | {numbers} | {over} | {against} | {refused} |")
     print("\n## Cost at equal steps\n")
     print("| arm | learning weights of the encoder | kept for the gradient of a step, MiB | s |")
     print("|---|---|---|---|")

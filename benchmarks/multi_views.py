@@ -21,7 +21,7 @@ import torch
 from policies import timed  # type: ignore[import-not-found]
 from torch import Tensor
 from torchvision.transforms import v2
-from views import BATCH, MEAN, STD, as_pillow, blur_kernel, pictures, processor, version  # type: ignore[import-not-found]
+from views import BATCH, as_pillow, blur_kernel, pictures, processor, version  # type: ignore[import-not-found]
 
 from mezzotint.augment.image.auto_augment import AutoAugment
 from mezzotint.augment.image.geometry import RandomResizedCrop
@@ -29,13 +29,16 @@ from mezzotint.augment.image.multi_augment import MultiAugment
 from mezzotint.augment.image.policies import simclr
 from mezzotint.augment.image.rand_augment import RandAugment, TrivialAugment
 from mezzotint.augment.views import ViewContext
-from mezzotint.types import Batch, Input
+from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Batch, Input
 
 
 def ours(x: Tensor) -> Callable[[], object]:
     policies = [simclr(), RandAugment(), AutoAugment(), TrivialAugment()]
     views = MultiAugment(policies=policies, crop=RandomResizedCrop(scale=(0.08, 1.0)))
-    batch, input = Batch((x,), torch.arange(len(x))), Input(tuple(x.shape[1:]), MEAN, STD)
+    batch, input = (
+        Batch((x,), torch.arange(len(x))),
+        Input(tuple(x.shape[1:]), IMAGENET_MEAN, IMAGENET_STD),
+    )
     epoch = iter(range(1_000_000))
     return lambda: views(batch, ViewContext(input, 0, next(epoch)), step=0)
 
@@ -54,7 +57,11 @@ def theirs(size: int) -> Callable[[Any], list[Tensor]]:
     ]
     policies = [v2.Compose(policy), v2.RandAugment(), v2.AutoAugment(), v2.TrivialAugmentWide()]
     finish = v2.Compose(
-        [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+        [
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
     )
 
     def views(image: Any) -> list[Tensor]:

@@ -26,7 +26,8 @@ from mezzotint.augment.image.aug_mix import AugMix
 from mezzotint.augment.image.auto_augment import AutoAugment
 from mezzotint.augment.image.policies import Policy
 from mezzotint.augment.image.rand_augment import RandAugment, TrivialAugment
-from mezzotint.augment.image.render import keep_freed_memory, rows_of
+from mezzotint.augment.image.render import rows_of
+from mezzotint.memory import keep_freed_memory
 from mezzotint.seeding import Draws
 
 BATCH = {32: 1024, 96: 300}

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,45 @@ import mezzotint
 print(seen, "torch" in sys.modules)
 """
     assert run(code).strip() == "[] False"
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "scripts"])
+def test_scripts_import_what_there_is(folder: str) -> None:
+    """Names that scripts import from the package, and from each other; they are not run here."""
+    own = {file.stem: ast.parse(file.read_text("utf-8")) for file in (ROOT / folder).glob("*.py")}
+    missing = []
+    for script, tree in own.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            module, names = str(node.module), [alias.name for alias in node.names]
+            if module in own:
+                there = _defined(own[module])
+            elif module.startswith("mezzotint"):
+                there = _defined(ast.parse(_file_of(module).read_text("utf-8")))
+                if _file_of(module).name == "__init__.py":  # submodules, and names that are lazy
+                    there |= {name for name in names if _file_of(f"{module}.{name}").is_file()}
+                    there |= {name for name in names if hasattr(import_module(module), name)}
+            else:
+                continue
+            missing += [f"{script}: {module}.{name}" for name in names if name not in there]
+    assert not missing
+
+
+def _file_of(module: str) -> Path:
+    """The file of a module of the package."""
+    path = ROOT / "src" / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Names that a module defines or imports, at any depth of its statements."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            found |= {(alias.asname or alias.name) for alias in node.names}
+    return found
