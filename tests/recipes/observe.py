@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mezzotint.augment.image.views import ImageViews
-from mezzotint.augment.views import ViewContext
+from mezzotint.augment.views import CleanTarget, ViewContext
 from mezzotint.data.image import nvjpeg
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.image_text import EmojiNames
@@ -106,7 +106,7 @@ def views(config: Config, modality: str, root: str, road: str) -> Iterator[Any]:
         if road == "folder":
             batch, _ = view_batch(folder(root), made, ids, input=input, seed=1)
         elif road == "nvjpeg":
-            assert isinstance(made, ImageViews)
+            assert isinstance(made, ImageViews | CleanTarget)
             samplers = made.crop_samplers(ids, ViewContext(input, 1, 0))
             files = [_jpeg(image, choose) for image, choose in zip(x[ids], samplers, strict=True)]
             rows = nvjpeg.decode_crops(files, torch.device("cpu"))

@@ -357,7 +357,8 @@ class CleanTarget(ViewGenerator):
         own = self.student.render(
             replace(batch, x=tuple(crops)), context, device=device, normalized=normalized
         )
-        clean = context.input.as_float(stored.to(own[0].device)).to(torch.float32, copy=True)
+        clean = context.input.as_float(stored.to(own[0].device, non_blocking=True))
+        clean = clean.to(torch.float32, copy=True)
         return (*own, context.input.normalize(clean) if normalized else clean)
 
 
