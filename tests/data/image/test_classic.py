@@ -117,7 +117,8 @@ def test_evaluated_images_are_enlarged_as_torchvision_does(
     for index, image in enumerate(images):
         expected = np.asarray(published(Image.fromarray(image.transpose(1, 2, 0)))).astype(int)
         found = whole.read(index)["x"].permute(1, 2, 0).numpy().astype(int)
-        assert np.abs(found - expected).max() <= 1 and (found == expected).mean() > 0.9
+        # Pillow rounds to 8 bits between rows and columns, which moves a few values by two levels.
+        assert np.abs(found - expected).max() <= 2 and (found == expected).mean() > 0.9
     assert torch.equal(whole.read_batch(torch.tensor([2]))[0], whole.read(2)["x"])
     # Training sees the stored images, also where it takes them from the labeled ones.
     rows = torch.arange(10)
