@@ -198,4 +198,4 @@ def test_a_run_with_a_start_says_what_training_changed(tmp_path: Path) -> None:
     page = write_report(run).read_text(encoding="utf-8")
     assert page.index(words[0][:12]) < page.index("This encoder")
     page = write_report(run).read_text(encoding="utf-8")
-    assert "after training" in page and "validation samples" in page
+    assert "after training" in page and "with 10 labels per class" in page

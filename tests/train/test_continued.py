@@ -3,26 +3,24 @@
 import json
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.evaluation.features import extract_readable
+from mezzotint.evaluation.before_after import StartComparison
+from mezzotint.files import write_json
 from mezzotint.methods.simclr import SimCLR
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.runs.reuse import load_branch
 from mezzotint.train import continued
 from mezzotint.train.checkpoint import CheckpointStore
-from mezzotint.train.continued import compare, read_outcome
+from mezzotint.train.continued import StartOutcome, read_outcome
 from mezzotint.train.log import Meter
 from mezzotint.train.loop import Trainer, pretrain
 from mezzotint.types import Batch, Input
@@ -109,8 +107,11 @@ def test_a_worse_encoder_is_not_handed_over(
     run = pretrain(build(init={"path": str(first)}), tmp_path / "run")
     outcome = read_outcome(run)
     assert outcome is not None and outcome.kept == "start"
-    assert outcome.after < outcome.before and outcome.high < 0.0
-    assert "the start is kept, because training made it worse" in capsys.readouterr().err
+    assert [one.labels for one in outcome.comparisons] == [None, 10]
+    assert all(one.after < one.before and one.high < 0.0 for one in outcome.comparisons)
+    said = capsys.readouterr().err
+    assert "training made it worse with all labels and with 10 labels per class; the" in said
+    assert "On training samples of digit/" in said and str(outcome.comparisons[1]) in said
     for name, tensor in weights(run).items():
         assert torch.equal(tensor, weights(first)[name])
     assert not torch.equal(
@@ -123,53 +124,14 @@ def test_a_good_encoder_is_handed_over_and_last_never_refuses(
 ) -> None:
     run = pretrain(build(init={"path": str(first)}), tmp_path / "good", progress="quiet")
     outcome = read_outcome(run)
-    assert outcome is not None and outcome.kept == "trained" and outcome.samples > 100
+    assert outcome is not None and outcome.kept == "trained" and not outcome.worse
+    assert "although" not in str(outcome) and outcome.comparisons[0].samples > 100
     spoil(monkeypatch)
     last = build(init={"path": str(first), "keep": "last"})
     run = pretrain(last, tmp_path / "last", progress="quiet")
     outcome = read_outcome(run)
-    assert outcome is not None and outcome.kept == "trained" and outcome.high < 0.0
-
-
-def test_only_training_samples_are_compared(first: Path) -> None:
-    recipe = build()
-    source, tasks = recipe.data.evaluation()
-    read: set[int] = set()
-
-    class Noting(Source):
-        pass
-
-    original = extract_readable
-
-    def noting(encoder: Encoder, data: Source, *, indices: torch.Tensor) -> Any:
-        read.update(indices.tolist())
-        return original(encoder, data, indices=indices)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(continued, "extract_readable", noting)
-        compare(load_encoder(first), load_encoder(first), recipe.data)
-    task = next(task for task in tasks if task.kind == "classify")
-    assert read and read <= set(task.train.tolist()) and not read & set(task.test.tolist())
-
-
-def test_equal_encoders_are_never_refused(first: Path) -> None:
-    """A fifth of the digits is too few, so each of them is held out once."""
-    data = build().data
-    outcome = compare(load_encoder(first), load_encoder(first), data)
-    assert outcome.low < 0.0 < outcome.high and outcome.before == outcome.after
-    task = next(task for task in data.evaluation()[1] if task.kind == "classify")
-    assert outcome.samples == len(task.train) < 2500
-
-
-def test_a_fifth_of_many_samples_is_held_out_once() -> None:
-    task = next(task for task in build().data.evaluation()[1] if task.kind == "classify")
-    many = replace(task, train=np.tile(task.train, 2))
-    folds = [continued._folds(one) for one in (task, many)]
-    assert [len(one) for one in folds] == [5, 1]
-    held_out = torch.cat([side for _, side in folds[0]])
-    assert sorted(held_out.tolist()) == sorted(task.train.tolist())
-    assert all(not set(a.tolist()) & set(b.tolist()) for a, b in folds[0])
-    assert len(folds[1][0][1]) == -(-len(many.train) // 5)
+    assert outcome is not None and outcome.kept == "trained" and outcome.worse
+    assert str(outcome).startswith("encoder: trained, although training made it worse with all")
 
 
 def test_a_changed_outcome_is_refused(first: Path, tmp_path: Path) -> None:
@@ -178,6 +140,36 @@ def test_a_changed_outcome_is_refused(first: Path, tmp_path: Path) -> None:
     (run / "start.json").write_text("{}")
     with pytest.raises(ValueError, match="changed after it was written"):
         read_outcome(run)
+
+
+def test_the_outcome_of_an_earlier_version_is_read_and_that_of_a_later_one_refused(
+    tmp_path: Path,
+) -> None:
+    earlier = {"kept": "start", "task": "digit/test", "samples": 899, "before": 0.97}
+    earlier |= {"after": 0.94, "low": -0.04, "high": -0.01}
+    write_json(tmp_path / "start.json", earlier, sealed=True)
+    one = StartComparison(None, 899, 0.97, 0.94, -0.04, -0.01)
+    assert read_outcome(tmp_path) == StartOutcome("start", "digit/test", (one,))
+    unlabeled = {"kept": "trained", "task": "", "samples": 0, "before": 0.0, "after": 0.0}
+    write_json(tmp_path / "start.json", unlabeled | {"low": 0.0, "high": 0.0}, sealed=True)
+    assert read_outcome(tmp_path) == StartOutcome("trained")
+    write_json(tmp_path / "start.json", {"kept": "start", "score": 1}, sealed=True)
+    with pytest.raises(ValueError, match="written by another version of mezzotint"):
+        read_outcome(tmp_path)
+
+
+def test_the_line_says_which_comparison_decided() -> None:
+    level = StartComparison(None, 899, 0.970, 0.961, -0.023, 0.006)
+    better = StartComparison(None, 899, 0.950, 0.970, 0.010, 0.030)
+    worse = StartComparison(10, 899, 0.919, 0.870, -0.070, -0.030)
+    text = str(StartOutcome("start", "digit/half", (level, worse)))
+    assert text.startswith(
+        "encoder: the start is kept, because training made it worse with 10 labels per class; the "
+        "trained one is in encoder_trained/. On training samples of digit/half: with all labels "
+        "0.970 → 0.961 (−0.009, 95 % interval −0.023 to +0.006; 899 samples), with 10 labels per "
+    )
+    text = str(StartOutcome("start", "digit/half", (better, worse)))
+    assert "made it worse with 10 labels per class, but better with all labels; the" in text
 
 
 def test_a_run_from_a_quantizable_start_resumes(tmp_path: Path) -> None:
@@ -224,7 +216,7 @@ def test_an_encoder_of_ones_own_class_is_compared_too(tmp_path: Path) -> None:
     recipe.method = SimCLR(Own(data.input), hidden_dim=16, dim=8)
     run = pretrain(recipe, tmp_path / "run", progress="quiet")
     outcome = read_outcome(run)
-    assert outcome is not None and outcome.samples > 100
+    assert outcome is not None and outcome.comparisons[0].samples > 100
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert "drift/cka" in json.loads(lines[-1])
 

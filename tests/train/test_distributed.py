@@ -107,7 +107,7 @@ def test_the_warm_up_on_two_processes_is_that_on_one(two_processes: Path, tmp_pa
     assert "layer4.1.conv2.weight" in moved and "layer4.1.bn2.running_mean" in moved
     assert not {n for n in moved if n.startswith(("conv1", "bn1", "layer1.0"))}
     outcome = json.loads((two / "start.json").read_text())
-    assert outcome["kept"] == "trained" and outcome["samples"] > 100
+    assert outcome["kept"] == "trained" and outcome["comparisons"][0]["samples"] > 100
 
 
 def train_byol(folder: Path, resume: bool) -> None:

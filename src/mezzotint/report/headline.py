@@ -206,13 +206,13 @@ def start_words(folder: Path) -> list[tuple[str, bool]]:
     if outcome is None:
         return []
     text = str(outcome).removeprefix("encoder: ")
-    said = [(f"{text[:1].upper()}{text[1:]}.", outcome.kept == "start" or not outcome.task)]
+    said = [(f"{text[:1].upper()}{text[1:]}.", outcome.worse or not outcome.task)]
     for one in read_changes(folder):
         worse = one.high < 0.0
         helped = "helped" if one.low > 0.0 else "made it worse" if worse else "changed nothing sure"
         known = not math.isnan(one.low)
         said.append((f"Training {helped} on {one}." if known else f"No interval: {one}.", worse))
-    return [*said[1:], said[0]] if outcome.kept != "start" else said
+    return said if outcome.kept == "start" else [*said[1:], said[0]]
 
 
 def after_start(

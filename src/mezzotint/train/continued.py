@@ -5,87 +5,68 @@
     RUN/encoder_trained/  the trained one, if the start was better
     RUN/start.json        how they were compared, and which one was kept
 
-They are compared on the validation part of the training samples: the one that the data defines, or
-a fifth. A kNN and a linear probe are fitted on the rest. Where a fifth has fewer than 500 samples,
-each fifth is held out once, so that all training samples count. As in a report, the best probe of
-one encoder is compared with the best of the other, sample by sample. The start is kept if the whole
-95 % interval of the difference is below zero. Test samples are never used.
+They are compared on training samples, as `evaluation.before_after` does it. The start is kept if
+the 95 % interval of either difference is wholly below zero. Test samples are never used.
 """
 
 import copy
 import json
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from mezzotint import dist
-from mezzotint.data.source import Source, Task, first_classification
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.lora import merge_lora
 from mezzotint.encoders.saving import load_encoder, save_encoder, take_structure
-from mezzotint.evaluation.features import extract_readable
-from mezzotint.evaluation.knn import KNN
-from mezzotint.evaluation.linear import Linear
-from mezzotint.evaluation.results import paired, signed
+from mezzotint.evaluation.before_after import StartComparison, compare_on_training_samples
 from mezzotint.files import require_seal, write_json
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import RecipeError, resolve
-from mezzotint.seeding import sample_order
 from mezzotint.train.init import frozen_modules
-from mezzotint.types import Features
 
 START = "start"
 TRAINED = "encoder_trained"
 _OUTCOME = "start.json"
-_MOST = 10_000
-_FOLDS = 5
-_ENOUGH = 500
-"""Samples of a fifth from which one of them is held out."""
 
 
 @dataclass(frozen=True)
 class StartOutcome:
-    """How the trained encoder compares with its start, on the validation part.
+    """How the trained encoder compares with its start, on training samples.
 
     Attributes:
         kept: which of the two is in `encoder/`.
         task: name of the task; empty without labels.
-        samples: number of validation samples.
-        before: accuracy of the start, by its best probe.
-        after: accuracy of the trained encoder, by its best probe.
-        low: lower bound of the 95 % interval of after − before.
-        high: its upper bound.
+        comparisons: with all labels, then with few; empty without labels.
     """
 
     kept: str
     task: str = ""
-    samples: int = 0
-    before: float = 0.0
-    after: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
+    comparisons: tuple[StartComparison, ...] = ()
+
+    @property
+    def worse(self) -> bool:
+        """Whether a comparison says that training made the encoder worse."""
+        return any(one.high < 0.0 for one in self.comparisons)
 
     def __str__(self) -> str:
-        if not self.task:
+        if not self.comparisons:
             return (
                 "encoder: trained; without labels for one class per sample nothing says whether it "
                 "is better than its start"
             )
-        bounds = f"{signed(self.low)} to {signed(self.high)}"
-        measured = (
-            f"{self.before:.3f} → {self.after:.3f} ({signed(self.after - self.before)}, 95 % "
-            f"interval {bounds}) on {self.samples} validation samples of {self.task}"
-        )
+        measured = ", ".join(map(str, self.comparisons))
+        text = f"trained{f', although {self._verdict()}' * self.worse}"
         if self.kept == "start":
-            return (
-                f"encoder: the start is kept, because training made it worse: {measured}; the "
-                f"trained one is in {TRAINED}/"
-            )
-        return f"encoder: trained, {measured}"
+            text = f"the start is kept, because {self._verdict()}; the trained one is in {TRAINED}/"
+        return f"encoder: {text}. On training samples of {self.task}: {measured}"
+
+    def _verdict(self) -> str:
+        """Say by which comparison training made the encoder worse, and by which one better."""
+        worse = " and with ".join(one.words for one in self.comparisons if one.high < 0.0)
+        better = "".join(f", but better with {c.words}" for c in self.comparisons if c.low > 0.0)
+        return f"training made it worse with {worse}{better}"
 
 
 def begin(recipe: Recipe) -> None:
@@ -165,9 +146,9 @@ def hand_over(recipe: Recipe, folder: Path, progress: str = "bar") -> None:
         return
     dist.on_main(lambda: None)  # the others must not read what the main process still writes
     start, trained = (load_like(recipe.encoder, folder / name) for name in (START, "encoder"))
-    outcome = compare(start, trained, recipe.data)
-    if recipe.init.keep == "better" and outcome.task and outcome.high < 0.0:
-        outcome = StartOutcome(**{**asdict(outcome), "kept": "start"})
+    outcome = StartOutcome("trained", *compare_on_training_samples(start, trained, recipe.data))
+    if recipe.init.keep == "better" and outcome.worse:
+        outcome = replace(outcome, kept="start")
     if not dist.is_main():
         return
     if outcome.kept == "start":
@@ -195,12 +176,26 @@ def load_like(encoder: Encoder, path: Path) -> Encoder:
 
 
 def read_outcome(run: Path) -> StartOutcome | None:
-    """Read how a run's encoder compared with its start; `None` for a run without `init`."""
+    """Read how a run's encoder compared with its start; `None` for a run without `init`.
+
+    Raises:
+        ValueError: for a file that was changed, or that another version wrote.
+    """
     path = run / _OUTCOME
     if not path.is_file():
         return None
     require_seal(path)
-    return StartOutcome(**json.loads(path.read_text(encoding="utf-8")))
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        kept, task, found = entries.pop("kept"), entries.pop("task"), entries.pop("comparisons", [])
+        if "samples" in entries:  # a run of before there were few labels: the one with all of them
+            found = [{"labels": None, **entries}] if task else []
+        return StartOutcome(kept, task, tuple(StartComparison(**one) for one in found))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"`{path}` was written by another version of mezzotint ({error}). Read the run with "
+            "that version, or continue from its start again."
+        ) from error
 
 
 def other_of(run: Path) -> tuple[Encoder, bool] | None:
@@ -213,64 +208,6 @@ def other_of(run: Path) -> tuple[Encoder, bool] | None:
         return None
     start = outcome.kept != "start"
     return load_encoder(run / (START if start else TRAINED)), start
-
-
-def compare(start: Encoder, trained: Encoder, data: Source) -> StartOutcome:
-    """Compare two encoders on the validation part of the training samples.
-
-    Args:
-        start: the encoder before training.
-        trained: the encoder after training.
-        data: the training samples; their first task with one label per sample is used.
-    """
-    source, tasks = data.evaluation()
-    task = first_classification(tasks)
-    if task is None or len(task.train) < 10:
-        return StartOutcome("trained")
-    folds = _folds(task)
-    before, after = (_best(encoder, source, task, folds) for encoder in (start, trained))
-    gained, lost = (after & ~before).double().mean(), (before & ~after).double().mean()
-    low, high = paired(float(gained), float(lost), len(before))
-    first, second = (float(side.double().mean()) for side in (before, after))
-    return StartOutcome("trained", task.name, len(before), first, second, low, high)
-
-
-Fold = tuple[torch.Tensor, torch.Tensor]
-"""Indices of the samples to fit on, and of those to compare on."""
-
-
-def _folds(task: Task) -> list[Fold]:
-    """Split the training samples of a task, once or in five ways."""
-    if len(task.validation):
-        chosen = torch.from_numpy(task.train)
-        inside = torch.isin(chosen, torch.from_numpy(task.validation))
-        return [(chosen[~inside][:_MOST], chosen[inside][:_MOST])]
-    chosen = torch.from_numpy(task.train)[sample_order(len(task.train), 0, 0, stop=_MOST)]
-    parts = chosen.tensor_split(_FOLDS)
-    rest = [torch.cat([p for p in parts if p is not part]) for part in parts]
-    folds = list(zip(rest, parts, strict=True))
-    return folds[:1] if len(parts[0]) >= _ENOUGH else folds
-
-
-def _best(encoder: Encoder, source: Source, task: Task, folds: list[Fold]) -> torch.Tensor:
-    """Return which held-out samples the better of kNN and linear probe classifies correctly."""
-    labels = torch.from_numpy(task.labels)
-    every = torch.cat(folds[0])
-    read = extract_readable(encoder, source, indices=every)
-    # Features that are not finite answer nothing, and must not stop the comparison.
-    x = torch.nan_to_num(read.x, nan=0.0, posinf=0.0, neginf=0.0)
-    known = labels[read.indices] >= 0
-    found: dict[str, list[torch.Tensor]] = {}
-    for sides in folds:
-        rows = [known & torch.isin(read.indices, side) for side in sides]
-        fitted, held_out = (Features(x[own], labels[read.indices][own]) for own in rows)
-        for probe in (KNN(), Linear()):
-            for row in probe.run(fitted, held_out):
-                if row.metric == "top1":
-                    value: Any = row.value
-                    found.setdefault(probe.name, []).append(value.correct)
-    correct = [torch.cat(parts) for parts in found.values()]
-    return max(correct, key=lambda one: float(one.double().mean()))
 
 
 def _swap(folder: Path) -> None:

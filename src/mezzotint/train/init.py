@@ -51,8 +51,9 @@ class Init(Component, kind="init"):
         warmup_steps: first steps in which the encoder stays as it is, and the heads learn.
         freeze_blocks: the stem and this many blocks are never trained; 0 for none.
         lora: train low-rank updates of the encoder instead of its weights; `None` for the weights.
-        keep: `better` hands the start encoder over as `encoder/` if training made it worse on the
-            validation part of the training samples, `last` always the trained one.
+        keep: `better` hands the start encoder over as `encoder/` if training made it worse on
+            held-out training samples, with all labels or with ten per class; `last` always the
+            trained one.
     """
 
     def __init__(
