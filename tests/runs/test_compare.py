@@ -3,15 +3,18 @@
 import json
 import math
 import statistics
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from mezzotint.evaluation.before_after import StartComparison
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
+from mezzotint.files import write_json
 from mezzotint.recipe.recipe import Recipe
+from mezzotint.report.study import write_study
 from mezzotint.runs.compare import (
     Cell,
     ComparisonTable,
@@ -20,6 +23,7 @@ from mezzotint.runs.compare import (
     compare,
     require_common_task,
 )
+from mezzotint.train.continued import StartOutcome
 
 TOP1 = "t/top1"
 
@@ -77,6 +81,19 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     )  # the paired interval excludes 0, the single ones overlap
     text = as_markdown(table)
     assert "| b | 3 | 20 | 0.530" in text and "+0.030 (+0.005 – +0.055)" in text
+
+
+def test_a_run_that_kept_its_start_is_named(tmp_path: Path) -> None:
+    arms = {name: [run(tmp_path / name, 0, 0.5)] for name in ("a", "b")}
+    for name, kept in (("a", "trained"), ("b", "start")):
+        worse = StartComparison(10, 90, 0.8, 0.7, -0.2, -0.01 if kept == "start" else 0.01)
+        outcome = StartOutcome(kept, "t", (replace(worse, labels=None, high=0.01), worse))
+        write_json(tmp_path / name / "start.json", asdict(outcome), sealed=True)
+    table = compare(arms)
+    note = "b is compared by its start, because training made it worse with 10 labels per class."
+    assert table.notes == [note] and as_markdown(table).endswith(f"\n\n{note}\n")
+    page = write_study(table, tmp_path / "study.html").read_text(encoding="utf-8")
+    assert f"<p>{note}</p>" in page
 
 
 def test_runs_that_differ_in_their_seed_are_one_arm(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def write_study(table: ComparisonTable, out: Path) -> Path:
     """
     metrics = [_metric(table, index, column) for index, column in enumerate(table.columns)]
     study = {"reference": table.reference, "metrics": metrics, "left_out": table.left_out}
+    study["notes"] = table.notes
     return write_page(out, render(title=table.title, study=study))
 
 

@@ -11,7 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from mezzotint.evaluation.summary import ResultKey, grouped, named
 from mezzotint.files import read_json, write_json, write_text
 from mezzotint.runs.reuse import comparable
 from mezzotint.runs.subject import read_run
+from mezzotint.train.continued import read_outcome
 
 BASELINES = {"untrained": "untrained", "hand-made features": "handmade", "raw input": "raw"}
 """Arms that no run trained, by the attribute of `Baselines`."""
@@ -82,6 +83,7 @@ class ComparisonTable:
         arms: name → cells in the order of the columns; `None` where an arm has no such metric.
         left_out: metrics whose protocols differ between runs.
         seconds: mean training time of an arm's runs.
+        notes: a sentence for each run whose encoder is its start.
     """
 
     title: str
@@ -90,6 +92,7 @@ class ComparisonTable:
     arms: dict[str, list[Cell | None]]
     left_out: list[str]
     seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
 
 
 def compare(
@@ -139,7 +142,8 @@ def compare(
                 _cell({row.seed: row for row in found.get(column, ())}) for column in columns
             ]
     seconds = {name: _seconds(runs) for name, runs in arms.items()}
-    return ComparisonTable(title, chosen, list(names.values()), cells, left_out, seconds)
+    notes = [note for run in every if (note := _start_note(run))]
+    return ComparisonTable(title, chosen, list(names.values()), cells, left_out, seconds, notes)
 
 
 def arms_of(runs: Sequence[Path]) -> dict[str, list[Path]]:
@@ -151,6 +155,13 @@ def arms_of(runs: Sequence[Path]) -> dict[str, list[Path]]:
         config["data"].pop("seed", None)
         groups.setdefault(json.dumps(config, sort_keys=True), []).append(run)
     return {members[0].resolve().name: members for members in groups.values()}
+
+
+def _start_note(run: Path) -> str:
+    outcome = read_outcome(run)
+    if outcome is None or outcome.kept != "start":
+        return ""
+    return f"{run.resolve().name} is compared by its start, because {outcome.verdict}."
 
 
 def _seed(run: Path) -> int:
@@ -285,6 +296,7 @@ def as_markdown(table: ComparisonTable) -> str:
             "",
             f"Left out, because their protocols differ: {', '.join(table.left_out)}.",
         ]
+    lines += [line for note in table.notes for line in ("", note)]
     return "\n".join(lines) + "\n"
 
 

@@ -57,12 +57,13 @@ class StartOutcome:
                 "is better than its start"
             )
         measured = ", ".join(map(str, self.comparisons))
-        text = f"trained{f', although {self._verdict()}' * self.worse}"
+        text = f"trained{f', although {self.verdict}' * self.worse}"
         if self.kept == "start":
-            text = f"the start is kept, because {self._verdict()}; the trained one is in {TRAINED}/"
+            text = f"the start is kept, because {self.verdict}; the trained one is in {TRAINED}/"
         return f"encoder: {text}. On training samples of {self.task}: {measured}"
 
-    def _verdict(self) -> str:
+    @property
+    def verdict(self) -> str:
         """Say by which comparison training made the encoder worse, and by which one better."""
         worse = " and with ".join(one.words for one in self.comparisons if one.high < 0.0)
         better = "".join(f", but better with {c.words}" for c in self.comparisons if c.low > 0.0)
