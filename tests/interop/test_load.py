@@ -158,9 +158,10 @@ def test_pickles_that_need_code_are_refused(
     "content, message",
     [
         (b"", "is not a readable torch checkpoint"),
-        (b"a,b\n", "is not a readable torch checkpoint"),
-        (b'{"a": 1}', "not a readable torch checkpoint|more than tensors"),
-        (b"not a checkpoint at all", "not a readable torch checkpoint|more than tensors"),
+        (b"a,b\n", "is not a (readable )?torch checkpoint"),
+        (b'{"a": 1}', "is not a (readable )?torch checkpoint"),
+        (b"not a checkpoint at all", "is not a (readable )?torch checkpoint"),
+        (b"II*\0\x08\0\0\0", "is not a torch checkpoint. Give"),
     ],
 )
 def test_files_that_are_no_checkpoints(content: bytes, message: str, tmp_path: Path) -> None:

@@ -118,12 +118,10 @@ class SourceReport:
         if len(self.classes) > 1:
             yield f"  in each class: {shown_counts(self.classes)}"
         yield from finding("unreadable", [f"{name}: {reason}" for name, reason in self.unreadable])
-        yield from finding("trained on and scored", [" = ".join(group) for group in self.leaks])
-        yield from finding(
-            "the same in more than one class", [" = ".join(group) for group in self.contradictions]
-        )
+        yield from finding("trained on and scored", self.leaks)
+        yield from finding("the same in more than one class", self.contradictions)
         yield from finding("class without a training sample", self.unknown_classes)
-        yield from finding("duplicate", [" = ".join(group) for group in self.duplicates])
+        yield from finding("duplicate", self.duplicates)
         if self.says_nothing:
             yield "all values of all samples are equal: there is nothing to learn"
         else:

@@ -91,6 +91,12 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        with file.open("rb") as opened:
+            if not opened.read(2).startswith((b"PK", b"\x80")):
+                raise ValueError(
+                    f"`{path}` is not a torch checkpoint. Give a .safetensors file or a torch "
+                    "checkpoint."
+                ) from error
         named = str(error).partition("GLOBAL ")[2].split(" ")[0] or "an object"
         raise ValueError(
             f"`{path}` contains more than tensors ({named}), and reading it could run code. If you "

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mezzotint.data.image import doctor
-from mezzotint.data.image.doctor import Report, deep_images, only_native
+from mezzotint.data.image.doctor import Report, deep_images, finding, only_native
 from mezzotint.data.image.doctor import examine_folder as examine
 from tests.data.image.stored import write_dicom
 
@@ -178,6 +178,15 @@ def test_long_lists_are_cut_in_lines_only(tmp_path: Path) -> None:
         (tmp_path / f"{i:02}.png").write_bytes(b"")
     report = examine(str(tmp_path), workers=0)
     assert len(report.unreadable) == 25 and "  … and 15 more" in list(report.lines())
+
+
+def test_a_long_group_of_equal_images_is_cut_too() -> None:
+    groups = [[str(i) for i in range(count)] for count in (10, 1_011)]
+    assert list(finding("duplicate", groups)) == [
+        "duplicate: 2",
+        "  0 = 1 = 2 = 3 = 4 = 5 = 6 = 7 = 8 = 9",
+        "  0 = 1 = 2 = 3 = 4 = 5 = 6 = 7 = 8 = 9 and 1,001 more",
+    ]
 
 
 def test_progress_counts_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

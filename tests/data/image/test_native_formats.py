@@ -182,7 +182,7 @@ def test_codecs_of_pillow_and_missing_ones(tmp_path: Path, monkeypatch: pytest.M
     )
 
 
-def test_damaged_tiff(tmp_path: Path) -> None:
+def test_damaged_tiff(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tifffile.imwrite(tmp_path / "a.tif", DEEP)
     tifffile.imwrite(tmp_path / "b.tif", DEEP, compression="zlib")
     for name in ("a.tif", "b.tif"):
@@ -193,6 +193,9 @@ def test_damaged_tiff(tmp_path: Path) -> None:
     assert refused(tmp_path / "c.tif") == "not an image: no TIFF header"
     tifffile.imwrite(tmp_path / "d.tif", np.zeros((2000, 2000), np.uint8))
     assert refused(tmp_path / "d.tif").startswith("too large")
+    (tmp_path / "e.tif").write_bytes(b"II*\0\xff\xff\xff\x00 and no page there")
+    assert refused(tmp_path / "e.tif") == "broken: a TIFF without pages"
+    assert capfd.readouterr().err == ""  # tifffile logs the same, once more for each try
 
 
 TWELVE = (DEEP[..., 0] >> 4).astype(np.uint16)

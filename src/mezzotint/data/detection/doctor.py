@@ -69,10 +69,10 @@ class DetectionReport:
         for part, count in self.without_objects.items():
             yield f"  {part}: {count:,} images without an object"
         yield from finding("unreadable", [f"{name}: {reason}" for name, reason in self.unreadable])
-        yield from finding("trained on and scored", [" = ".join(group) for group in self.leaks])
+        yield from finding("trained on and scored", self.leaks)
         yield from finding("a box outside of its image, or without area", self.outside)
         yield from finding("class without a training object", self.unknown_classes)
-        yield from finding("duplicate", [" = ".join(group) for group in self.duplicates])
+        yield from finding("duplicate", self.duplicates)
         yield "ok" if self.ok else "not ok"
 
 

@@ -186,12 +186,10 @@ class Report:
         yield from (f"  {note}" for note in self.notes)
         yield from (f"  {line}" for line in self.lost)
         yield from finding("unreadable", [f"{path}: {reason}" for path, reason in self.unreadable])
-        yield from finding("in more than one split", [" = ".join(group) for group in self.leaks])
-        yield from finding(
-            "the same in more than one class", [" = ".join(group) for group in self.contradictions]
-        )
+        yield from finding("in more than one split", self.leaks)
+        yield from finding("the same in more than one class", self.contradictions)
         yield from finding("class without a training sample", self.unknown_classes)
-        yield from finding("duplicate", [" = ".join(group) for group in self.duplicates])
+        yield from finding("duplicate", self.duplicates)
         yield from finding("image of one color", self.constant)
         yield from finding("folder without an image", self.empty_classes)
         yield from finding("folder without permission to list it", self.closed)
@@ -391,10 +389,12 @@ def shown_counts(classes: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in classes.items())
 
 
-def finding(name: str, items: Sequence[str]) -> Iterator[str]:
-    """Yield a heading with the number of items, and at most ten of them; nothing without any."""
+def finding(name: str, items: Sequence[str] | Sequence[list[str]]) -> Iterator[str]:
+    """Yield the number of items, and ten of them; of equal ones, which are a list, ten as well."""
     if items:
         yield f"{name}: {len(items)}"
-        yield from (f"  {item}" for item in items[:_SHOWN])
+        for ids in ([one] if isinstance(one, str) else one for one in items[:_SHOWN]):
+            more = f" and {len(ids) - _SHOWN:,} more" if len(ids) > _SHOWN else ""
+            yield f"  {' = '.join(ids[:_SHOWN])}{more}"
         if len(items) > _SHOWN:
             yield f"  … and {len(items) - _SHOWN} more"

@@ -306,7 +306,7 @@ class Native(Component):
                 bad.append(f"`{path}` ({error})")
         if not probes:
             raise ValueError(
-                f"`{root}`: none of the {len(bad)} files that were tried can be read; the first is "
+                f"`{root}` has no image that can be read, of {len(bad)} tried; the first is "
                 f"{bad[0]}. Run `mezzotint doctor` on the folder with data.reader=native."
             )
         count = len(probes) + len(bad)

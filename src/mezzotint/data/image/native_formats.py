@@ -4,6 +4,7 @@ PNG, PPM, JPEG and so on are read by Pillow where it reduces nothing, and by our
 all where it would; TIFF by tifffile, DICOM by pydicom.
 """
 
+import logging
 import re
 import struct
 import warnings
@@ -168,7 +169,11 @@ def open_tiff(
     """Open a TIFF; `open_stored` says what the arguments are."""
     import tifffile
 
+    if not (log := logging.getLogger("tifffile")).handlers:
+        log.addHandler(logging.NullHandler())  # a fault becomes a reason, and no line on stderr
     file = stack.enter_context(tifffile.TiffFile(path))
+    if not file.series:
+        raise Undecodable("broken", "a TIFF without pages")
     series = file.series[0]
     page = series.keyframe
     codec = _missing_codec(page)
