@@ -106,8 +106,9 @@ class Bench:
         """Return measures without labels: of the features, and of finding a sample's other view.
 
         `match s` is how often the nearest of 512 samples' second views at strength `s` is the
-        sample's own.
+        sample's own. Views are the recipe's, also where an override replaces them.
         """
+        overrides = [text for text in overrides if not text.startswith("views=")]
         found = {row.metric: row.value for row in Rank().run(*[self._clean(encoder)] * 2)}
         for strength in _REFERENCES:
             recipe = self.recipe([*overrides, f"views.strength={strength}"], seed)

@@ -260,15 +260,36 @@ def _notes(packages: Path, folder: Path) -> None:
     _write_csv(folder / "files.csv", ("path", "label", "group"), rows)
 
 
-def _fortunes(packages: Path, folder: Path) -> None:
-    """Sayings of the fifteen largest files; the label is the file."""
-    root = packages / "fortunes/usr/share/games/fortunes"
-    files = [f for f in sorted(root.iterdir()) if not f.suffix and not f.is_symlink()]
-    texts = {file.name: file.read_text("utf-8", "replace").split("\n%\n") for file in files}
+def _sayings(package: str, under: str = "") -> Callable[[Path, Path], None]:
+    """Take sayings of the fifteen largest files of a package; the label is the file."""
+
+    def make(packages: Path, folder: Path) -> None:
+        root = packages / package / "usr/share/games/fortunes" / under
+        files = [file for file in sorted(root.iterdir()) if not file.suffix and file.is_file()]
+        files = [file for file in files if not file.is_symlink()]
+        texts = {file.name: file.read_text("utf-8", "replace").split("\n%\n") for file in files}
+        rows = []
+        for label in sorted(texts, key=lambda key: (-len(texts[key]), key))[:15]:
+            said = [" ".join(text.split()) for text in texts[label]]
+            rows += [(text, label) for text in said if len(text) >= 40][:250]
+        _write_csv(folder / "texts.csv", ("text", "label"), rows)
+
+    return make
+
+
+def _glosses(packages: Path, folder: Path) -> None:
+    """Definitions of nouns without their examples; the label is one of fifteen categories."""
+    found: dict[str, list[str]] = {}
+    path = packages / "wordnet-base/usr/share/wordnet/data.noun"
+    for line in path.read_text("latin-1").splitlines():
+        if not line.startswith(" "):
+            gloss = line.partition(" | ")[2].partition('; "')[0].strip()
+            found.setdefault(line.split()[1], []).append(gloss)
+    texts = {label: [x for x in dict.fromkeys(own) if len(x) >= 40] for label, own in found.items()}
     rows = []
     for label in sorted(texts, key=lambda key: (-len(texts[key]), key))[:15]:
-        said = [" ".join(text.split()) for text in texts[label]]
-        rows += [(text, label) for text in said if len(text) >= 40][:250]
+        chosen = np.linspace(0, len(texts[label]) - 1, 250).astype(int)
+        rows += [(texts[label][index], label) for index in chosen]
     _write_csv(folder / "texts.csv", ("text", "label"), rows)
 
 
@@ -315,6 +336,11 @@ def _series(name: str, *, held_back: bool = False) -> DataSet:
     return DataSet("series", ("aeon==1.6.0",), _archive(name), data, held_back=held_back)
 
 
+def _texts(package: str, make: Callable[[Path, Path], None], *, held_back: bool = False) -> DataSet:
+    data = {"kind": "tokens", "path": "{folder}/texts.csv", "length": 256, "tokenizer": "bytes"}
+    return DataSet("tokens", (package,), make, data, held_back=held_back)
+
+
 SETS: dict[str, DataSet] = {
     "emoji": DataSet(
         "image",
@@ -340,12 +366,9 @@ SETS: dict[str, DataSet] = {
     "acsf1": _series("ACSF1"),
     "vowels": _series("JapaneseVowels_eq", held_back=True),
     "emails": DataSet("tokens", data={"kind": "emails", "length": 256}),
-    "fortunes": DataSet(
-        "tokens",
-        ("fortunes",),
-        _fortunes,
-        {"kind": "tokens", "path": "{folder}/texts.csv", "length": 256, "tokenizer": "bytes"},
-    ),
+    "fortunes": _texts("fortunes", _sayings("fortunes")),
+    "glosses": _texts("wordnet-base", _glosses),
+    "german": _texts("fortunes-de", _sayings("fortunes-de", "de"), held_back=True),
     "letters": DataSet(
         "table", ("opencv-doc",), _letters, {"kind": "table", "path": "{folder}/rows.csv"}
     ),
