@@ -66,6 +66,7 @@ EXAMPLES: dict[str, Example] = {
     "domain_agnostic": Example(
         {"width": 24, "depth": 2, "heads": 2, "patch": 2}, tuple(EVERY)
     ),
+    "ngrams": Example({"width": 8}, (input_of("tokens", 12, vocabulary=30),)),
     "onnx": Example({}, (IMAGE,), stateless=True),
     "pointnet": Example({"width": 4, "transformers": "both"}, (input_of("points", 3, 70),)),
     "resnet8": RESNET,
@@ -258,7 +259,7 @@ def test_exported_it_is_the_same_for_any_batch(build: Any, kind: str, input: Inp
         torch.testing.assert_close(program.module()(x), encoder(x), atol=1e-4, rtol=1e-4)
 
 
-WITHOUT_MAP = {"dgcnn", "onnx", "pointnet", "table_mlp"}
+WITHOUT_MAP = {"dgcnn", "ngrams", "onnx", "pointnet", "table_mlp"}
 WITH_MAP = {"audio", "image", "series"}
 """Modalities whose samples have a grid of one or two axes."""
 

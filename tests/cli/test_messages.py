@@ -26,8 +26,8 @@ from pyarrow import parquet
 from mezzotint.cli.app import run
 from mezzotint.data.table.table import Table
 from mezzotint.encoders.resnet import resnet8
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.encoders.saving import save_encoder
-from mezzotint.encoders.table_mlp import TableMLP
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.recipe.signatures import index
 from mezzotint.train.loop import pretrain

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from mezzotint.data.open import embedded_names, open_source, sources
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.encoders.saving import save_encoder
-from mezzotint.encoders.table_mlp import TableMLP
 from mezzotint.modality.modality import modality_names
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.types import Input

@@ -13,8 +13,8 @@ from mezzotint.data.detection.embedded import Pasted
 from mezzotint.detection.detection import build, compared, plan, run_transfer
 from mezzotint.detection.faster_rcnn import FasterRCNN
 from mezzotint.encoders.resnet import resnet8
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.encoders.saving import load_encoder, save_encoder
-from mezzotint.encoders.table_mlp import TableMLP
 from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.train.rundir import RunDirectoryInUse
 from mezzotint.types import Input

@@ -19,8 +19,8 @@ from mezzotint.detection.detectron2 import (
     write_detectron2,
 )
 from mezzotint.encoders.resnet import resnet18, resnet50
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.encoders.saving import save_encoder
-from mezzotint.encoders.table_mlp import TableMLP
 from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input
 
 RGB = Input((3, 32, 32), IMAGENET_MEAN, IMAGENET_STD)

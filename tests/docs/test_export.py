@@ -13,7 +13,7 @@ from mezzotint.data.source import Source
 from mezzotint.data.table.table import Table
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet10
-from mezzotint.encoders.table_mlp import TableMLP
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.evaluation.features import extract
 from tests import ROOT
 

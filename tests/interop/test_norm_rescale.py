@@ -14,8 +14,8 @@ from mezzotint import load_encoder
 from mezzotint.cli import app
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet8, resnet50
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.encoders.saving import save_encoder
-from mezzotint.encoders.table_mlp import TableMLP
 from mezzotint.interop.norm_rescale import norm_rescale, norms, scale_invariant
 from mezzotint.types import Input
 

@@ -7,7 +7,13 @@ import torch
 
 from mezzotint.modality.modality import modality_of
 from mezzotint.modality.patches import PatchSize
-from mezzotint.modality.tokens import BYTES, PADDING, ngram_fractions, token_fractions
+from mezzotint.modality.tokens import (
+    BYTES,
+    PADDING,
+    ngram_columns,
+    ngram_fractions,
+    token_fractions,
+)
 from mezzotint.types import Input
 
 LETTERS = Input((64,), (), (), "tokens", BYTES)
@@ -55,7 +61,7 @@ def test_bytes_are_printed_and_other_tokens_are_squares() -> None:
     assert int(squares[:, 48:, :48].max()) == 0 and int(squares[:, 48:, 48:].min()) == 255
 
 
-@pytest.mark.parametrize(("vocabulary", "columns"), [(258, 258), (30_000, 1024)])
+@pytest.mark.parametrize(("vocabulary", "columns"), [(258, 258), (1024, 1024), (30_000, 1024)])
 def test_handmade_features_are_fractions_of_hashed_ngrams(vocabulary: int, columns: int) -> None:
     x = torch.randint(2, vocabulary, (3, 40), generator=torch.Generator().manual_seed(0))
     x[1, 25:] = PADDING
@@ -67,18 +73,27 @@ def test_handmade_features_are_fractions_of_hashed_ngrams(vocabulary: int, colum
             [token for token in tokens if token != PADDING],
             torch.zeros(columns + 2048),
         )
-        for size, first, width in ((1, 0, columns), (2, columns, 1024), (3, columns + 1024, 1024)):
+        for size, first in ((1, 0), (2, columns), (3, columns + 1024)):
             counts: Counter[int] = Counter()
             for start in range(len(text) - size + 1):
                 key = text[start]
                 for token in text[start + 1 : start + size]:
                     key = (key * 2_654_435_761 + token) % 2**32
-                if width == 1024:
+                if size > 1 or vocabulary > 1024:
                     key = (key * 2_654_435_761 % 2**32 // 2**16) % 1024
                 counts[first + key] += 1
             for column, count in counts.items():
                 expected[column] = (count / counts.total()) ** 0.5
         torch.testing.assert_close(row, expected)
+
+
+def test_longer_ngrams_and_buckets_add_columns() -> None:
+    x = torch.randint(2, 9, (2, 12), generator=torch.Generator().manual_seed(0))
+    assert ngram_columns(9, 4, 16) == [9, 16, 16, 16] and ngram_columns(30, 1, 16) == [16]
+    found = ngram_fractions(x, 9, 4, 16)
+    assert found.shape == (2, 57)
+    torch.testing.assert_close(found.square().sum(dim=1), torch.full((2,), 4.0))
+    torch.testing.assert_close(found[:, :41], ngram_fractions(x, 9, 3, 16))
 
 
 def test_texts_shorter_than_an_ngram_have_features_too() -> None:

@@ -32,6 +32,7 @@ ENCODERS = {
     "audio": {"kind": "audio_ntt"},
     "points": {"kind": "pointnet"},
     "series": {"kind": "resnet1d"},
+    "tokens": {"kind": "ngrams"},
     "table": {"kind": "table_mlp"},
 }
 VIEWS: dict[str, dict[str, Any]] = {

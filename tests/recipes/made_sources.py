@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mezzotint.data.table.table import Table
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.encoders.saving import save_encoder
-from mezzotint.encoders.table_mlp import TableMLP
 from tests.recipes.observe import build
 from tests.test_contract_sources import EXAMPLES, image, names, noise, sound
 

@@ -17,7 +17,7 @@ from mezzotint.data.table.table import Table
 from mezzotint.data.tokens.tokens import Tokens
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet10
-from mezzotint.encoders.table_mlp import TableMLP
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.evaluation.features import WHITEN, Whitening, extract
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.schema import construct, resolve

@@ -20,7 +20,7 @@ from mezzotint.data.table.table import Table
 from mezzotint.encoders.audio_ntt import AudioNTT
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet10
-from mezzotint.encoders.table_mlp import TableMLP
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.evaluation.features import extract
 from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.export import export

@@ -104,7 +104,7 @@ DATA: dict[str, tuple[Callable[[Path], Path], str, str, str]] = {
     "arrays of images": (image_arrays, "image/folder_simclr", "arrays", "resnet8"),
     "folder of sounds": (sounds, "audio/folder_simclr", "audio_folder", "resnet8"),
     "folder of clouds": (clouds, "points/folder_simclr", "point_clouds", "pointnet"),
-    "folder of texts": (texts, "tokens/folder_simclr", "tokens", "vit"),
+    "folder of texts": (texts, "tokens/folder_simclr", "tokens", "ngrams"),
     "folder of videos": (videos, "video/folder_simclr", "video_folder", "vit"),
     "images with text": (captions, "dabs/image_text", "captioned_images", "domain_agnostic"),
     "table": (

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from mezzotint import load_encoder
-from mezzotint.encoders.table_mlp import TableMLP
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.evaluation.features import extract
 from mezzotint.evaluation.knn import KNN
 from mezzotint.recipe.recipe import Recipe, resolve_recipe

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mezzotint import load_encoder
-from mezzotint.encoders.table_mlp import TableMLP
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.methods.supervised import Supervised
 from mezzotint.optim.optimizer import LARS, SGD, AdamW, Optimizer
 from mezzotint.recipe.recipe import Recipe, resolve_recipe

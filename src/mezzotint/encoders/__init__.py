@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from mezzotint.encoders.resnet import resnet34 as resnet34
     from mezzotint.encoders.resnet import resnet50 as resnet50
     from mezzotint.encoders.resnet1d import ResNet1D as ResNet1D
+    from mezzotint.encoders.rows import NGrams as NGrams
+    from mezzotint.encoders.rows import TableMLP as TableMLP
     from mezzotint.encoders.saving import load_encoder as load_encoder
     from mezzotint.encoders.saving import save_encoder as save_encoder
-    from mezzotint.encoders.table_mlp import TableMLP as TableMLP
     from mezzotint.encoders.vit import ViT as ViT
 
 __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -25,7 +25,7 @@ FIRST_TOKEN = 2
 BYTES = 256 + FIRST_TOKEN
 """Vocabulary of texts whose tokens are bytes."""
 
-_BUCKETS = 1024  # columns of pairs, and of triples, of tokens
+_BUCKETS = 1024  # columns of n-grams of one length
 _MULTIPLIER = 2_654_435_761  # Knuth's, 2 ** 32 over the golden ratio
 
 _LINE, _LETTERS = 12, 31  # height of a line in pixels, and letters that fit into it
@@ -42,9 +42,9 @@ class TokensModality(Modality):
     recipe = "tokens/folder_simclr"
     large_recipe = "tokens/folder_simclr_large"
     sizes = (
-        ("encoder={kind: vit, width: 96, depth: 3, heads: 3}",),
         (),
-        ("encoder.width=32", "views.transforms.0.length=64"),
+        ("encoder.width=768",),
+        ("encoder.width=192",),
     )
     example = Example(
         data={"kind": "emails"},
@@ -98,23 +98,38 @@ def token_fractions(x: Tensor, vocabulary: int) -> Tensor:
     return counts / valid.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
-def ngram_fractions(x: Tensor, vocabulary: int) -> Tensor:
-    """Return square roots of the fractions of tokens, pairs and triples: `[B, L]` → `[B, F]`.
+def ngram_columns(vocabulary: int, longest: int = 3, buckets: int = _BUCKETS) -> list[int]:
+    """Return the number of columns of each length of `ngram_fractions`, from single tokens on."""
+    return [min(vocabulary, buckets), *[buckets] * (longest - 1)]
 
-    Pairs and triples are hashed to 1,024 columns each, and single tokens too where the vocabulary
-    is larger. Square roots weigh rare ones more (the distance of two texts is Hellinger's).
+
+def ngram_fractions(
+    x: Tensor, vocabulary: int, longest: int = 3, buckets: int = _BUCKETS
+) -> Tensor:
+    """Return square roots of the fractions of tokens, pairs and longer n-grams.
+
+    Square roots weigh rare ones more (the distance of two texts is Hellinger's).
+
+    Args:
+        x: ids `[B, L]`; padding does not count.
+        vocabulary: number of different ids.
+        longest: tokens of the longest n-grams.
+        buckets: columns of each length that n-grams are hashed to. Single tokens have a column each
+            where the vocabulary is not larger.
+
+    Returns:
+        float32 `[B, F]`; F is the sum of `ngram_columns`.
     """
     x = x.long()
-    columns = vocabulary if vocabulary <= _BUCKETS else _BUCKETS
     key, valid, blocks = x, x != PADDING, []
-    for size in (1, 2, 3):
+    for size, columns in enumerate(ngram_columns(vocabulary, longest, buckets), 1):
         if size > 1:
             # `key` of the n-gram that ends at each token, from that of the one before it.
-            columns = _BUCKETS
             key = (key[:, :-1] * _MULTIPLIER + x[:, size - 1 :]) % 2**32
             valid = valid[:, :-1] & (x[:, size - 1 :] != PADDING)
-        index = key if columns == vocabulary else (key * _MULTIPLIER % 2**32 >> 16) % columns
-        counts = torch.zeros(len(x), columns, device=x.device)
+        is_id = size == 1 and columns == vocabulary
+        index = key if is_id else key * _MULTIPLIER % 2**32 // 2**16 % columns
+        counts = torch.zeros(x.shape[0], columns, device=x.device)
         counts.scatter_add_(1, index, valid.float())
         blocks.append((counts / valid.sum(dim=1, keepdim=True).clamp(min=1)).sqrt())
     return torch.cat(blocks, dim=1)

@@ -9,7 +9,7 @@ import pytest
 from mezzotint import save_encoder
 from mezzotint.data.table.encoding import Encoding, fit
 from mezzotint.data.table.table import Table
-from mezzotint.encoders.table_mlp import TableMLP
+from mezzotint.encoders.rows import TableMLP
 
 COLUMNS = {
     "n": np.array([1.0, np.nan, 3.0, 5.0]),
