@@ -126,9 +126,10 @@ def both(data: Points, before: float, after: float) -> tuple[Encoder, Encoder]:
     return Scaled(data.input, noise=before), Scaled(data.input, noise=after)
 
 
-def test_few_labels_show_what_all_labels_hide() -> None:
-    data = Points(counts=[60] * 8)
-    task, (every, few) = compare_on_training_samples(*both(data, 0.0, 2.0), data)
+def test_few_labels_show_what_all_labels_hide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(before_after, "_DRAWS", 8)  # to save time
+    data = Points(counts=[100] * 4)
+    task, (every, few) = compare_on_training_samples(*both(data, 0.0, 2.5), data)
     assert task == "kind/test" and (every.labels, few.labels) == (None, 10)
     assert every.low < 0.0 < every.high and few.high < 0.0
     assert few.after < few.before < every.before
@@ -137,6 +138,7 @@ def test_few_labels_show_what_all_labels_hide() -> None:
 def test_equal_encoders_differ_in_nothing_and_test_samples_are_never_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(before_after, "_DRAWS", 6)
     data, read = Points(counts=[70] * 3), []
 
     def noting(encoder: Encoder, source: Source, *, indices: Tensor) -> Extraction:
@@ -167,14 +169,14 @@ def test_the_validation_part_of_the_data_is_scored_and_nothing_is_fitted_to_it()
     number, draws = before_after._few_labels(task, pool, validation)
     assert (
         number == 10
-        and len(draws) == 10
+        and len(draws) == 20
         and before_after._folds(pool, validation) == [(pool, validation)]
     )
     for ((fitted, scored),) in draws:
         assert np.bincount(data.labels[fitted]).tolist() == [10] * 4
         assert scored is validation and sorted(scored.tolist()) == data.validation.tolist()
         assert set(fitted.tolist()) <= set(data.train.tolist()) - set(scored.tolist())
-    assert len({tuple(fitted.tolist()) for ((fitted, _),) in draws}) == 10
+    assert len({tuple(fitted.tolist()) for ((fitted, _),) in draws}) == 20
 
 
 def test_many_files_in_the_order_of_their_classes_give_samples_of_each(
@@ -191,8 +193,8 @@ def test_many_files_in_the_order_of_their_classes_give_samples_of_each(
     [
         ([30] * 8, []),  # ten of each class would be more than a quarter
         ([60, 60, 60, 3, 1], [10]),  # half of three, and the only one, which is never scored
-        ([10] * 150, []),  # 1,000 labels in all: six of each, at most half
-        ([40] * 150, [6]),
+        ([10] * 150, []),
+        ([40] * 120, [8]),  # 1,000 labels in all
     ],
 )
 def test_few_labels_are_left_out_where_labels_are_few(counts: list[int], labels: list[int]) -> None:

@@ -9,7 +9,7 @@ linear probe are fitted to:
 
 - all labels. The validation part is scored: the one that the data defines, or a fifth. Where a
   fifth has fewer than 500 samples, each fifth is held out once, so that all training samples count.
-- ten labels of each class, drawn ten times. The validation part of the data is scored, or all
+- ten labels of each class, drawn twenty times. The validation part of the data is scored, or all
   samples that a draw leaves. With all labels a spoiled encoder may still be near its start; with
   few it is not. Where ten of each class are more than a quarter of the labels, this is left out.
 """
@@ -48,7 +48,7 @@ _ENOUGH = 500
 _LABELS, _MOST_LABELS = 10, 1_000
 """Few labels: of each class, and in all, which bounds the time where there are many classes."""
 
-_DRAWS = 10
+_DRAWS = 20
 _Z = 1.959964
 
 
