@@ -159,6 +159,7 @@ def test_the_outcome_of_an_earlier_version_is_read_and_that_of_a_later_one_refus
 
 
 def test_the_line_says_which_comparison_decided() -> None:
+    assert "without ten training samples of known classes" in str(StartOutcome("trained"))
     level = StartComparison(None, 899, 0.970, 0.961, -0.023, 0.006)
     better = StartComparison(None, 899, 0.950, 0.970, 0.010, 0.030)
     worse = StartComparison(10, 899, 0.919, 0.870, -0.070, -0.030)

@@ -53,8 +53,8 @@ class StartOutcome:
     def __str__(self) -> str:
         if not self.comparisons:
             return (
-                "encoder: trained; without labels for one class per sample nothing says whether it "
-                "is better than its start"
+                "encoder: trained; without ten training samples of known classes nothing says "
+                "whether it is better than its start"
             )
         measured = ", ".join(map(str, self.comparisons))
         text = f"trained{f', although {self.verdict}' * self.worse}"
