@@ -45,7 +45,7 @@ def test_ngrams_are_weighted_means_of_vectors_whatever_the_padding() -> None:
     torch.manual_seed(0)
     encoder = NGrams(TEXTS, width=16, longest=2, buckets=64).eval()
     x = torch.tensor([[4, 7, 4, 9, 0, 0, 0, 0]])
-    vectors = encoder.vectors.weight.T / (1 + 1e-3) ** 0.5  # statistics are 0 and 1 at first
+    vectors = encoder.vectors.weight.T / (2 * 1e-3) ** 0.5  # variances are 1e-3 at first
     pairs = [
         (((a * 2_654_435_761 + b) % 2**32 * 2_654_435_761 % 2**32) // 2**16) % 64
         for a, b in ((4, 7), (7, 4), (4, 9))

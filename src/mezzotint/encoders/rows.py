@@ -69,6 +69,8 @@ class NGrams(Encoder, kind="ngrams"):
         self.longest, self.buckets = longest, buckets
         columns = sum(ngram_columns(input.vocabulary, longest, buckets))
         self.norm = nn.BatchNorm1d(columns, eps=_EPS, affine=False)
+        # About the variance of a fraction's root: features have a fit scale before training too.
+        self.norm.get_buffer("running_var").fill_(_EPS)
         self.vectors = nn.Linear(columns, width, bias=False)
         # Features of inputs of unit variance have unit variance, and random vectors keep distances.
         nn.init.normal_(self.vectors.weight, std=columns**-0.5)
