@@ -35,7 +35,9 @@ from mezzotint.methods.ssql import SSQL
 from mezzotint.optim.muon import Muon
 from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws, key_of
-from mezzotint.train.guard import ForwardState
+from mezzotint.train.guard import ForwardState, SentScalars, StepGuard, Undo
+from mezzotint.train.sharding import gradient_norm
+from mezzotint.train.state import Copies, RunState
 from mezzotint.types import Input, Views
 from tests.ranks import spawn
 
@@ -479,6 +481,71 @@ def test_a_step_that_is_abandoned_leaves_nothing_behind(cls: type[Method], value
         good = [views_for(cls, 6, 10 + step)]
         assert train(method, good) == train(twin, good)
         assert _is_unmoved(method, twin)
+
+
+@each_method
+def test_a_step_that_is_undone_leaves_nothing_behind(cls: type[Method]) -> None:
+    """Steps are made before they are checked; one with NaN is as if it had not been."""
+    late, twin = (_Steps(build(cls, batch_norm=True)) for _ in range(2))
+    bad = (0, 2, 3, 6)  # the first batch starts codebooks, and none follows the last
+    for number in range(7):
+        views = views_for(cls, 6, number)
+        if number not in bad:
+            twin.step(number, views, wait=True)
+        else:
+            for x in views.x:
+                x[2] = math.nan if number < 3 else 3e38
+        late.step(number, views, wait=False)
+    late.undo.settle()
+    found, expected = late.tensors(), twin.tensors()
+    assert found.keys() == expected.keys() and late.losses == twin.losses
+    for name, tensor in found.items():
+        assert torch.equal(tensor.nan_to_num(), expected[name].nan_to_num()), name
+    assert late.guard.skipped == list(bad)
+
+
+class _Steps:
+    """The steps of the loop, for a method without a recipe."""
+
+    def __init__(self, method: Method) -> None:
+        self.method, self.guard = method, StepGuard(10)
+        learning = [p for p in method.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(learning, lr=1e-3)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        state = RunState(method, self.optimizer, scaler, None, self.guard, 6)  # type: ignore[arg-type]
+        state.modules = {"average": None}
+        self.undo = Undo(method, Copies(state), self.guard)
+        self.losses: list[float] = []
+
+    def step(self, number: int, views: Views, *, wait: bool) -> None:
+        loss = self.undo.settled(lambda: self._gradients(views))
+        norm = gradient_norm(list(self.method.parameters()))
+        finite = self.undo.before.is_finite(loss.device)
+        sent = SentScalars(loss, norm, finite, {})
+        if sent.read().is_finite:
+            self.losses.append(float(loss))
+        if self.undo.check(number, sent, wait=wait, scaled=False).allowed:
+            self.optimizer.step()
+            self.method.after_step((number + 1) / 10)
+
+    def _gradients(self, views: Views) -> Tensor:
+        self.optimizer.zero_grad()
+        self.undo.before.keep()
+        self.method.before_step()
+        try:
+            loss = self.method(views).loss
+        except FloatingPointError:
+            return torch.tensor(math.nan)
+        loss.backward()
+        return loss.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the method, and the moments."""
+        named = {**dict(self.method.named_parameters()), **dict(self.method.named_buffers())}
+        for name, parameter in self.method.named_parameters():
+            for entry, value in self.optimizer.state.get(parameter, {}).items():
+                named[f"{name}/{entry}"] = value
+        return named
 
 
 def _is_unmoved(one: nn.Module, other: nn.Module) -> bool:

@@ -140,8 +140,12 @@ def test_views_of_shipped_recipes_read_nothing(chain: _Chain) -> None:
         assert difference <= (0.02 if is_cropped else 0.0) * expected.float().std()
 
 
-def test_a_step_of_the_loop_reads_once() -> None:
-    """With all that reads losses, features or weights: accumulation, clipping, logs, average."""
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_step_of_the_loop_reads_once(wait: bool) -> None:
+    """With all that reads losses, features or weights: accumulation, clipping, logs, average.
+
+    Without waiting, a step reads the scalars of the one before, and the first one nothing.
+    """
     sections = config("moco", batch_size=16)
     sections["run"] |= {"micro_batches": 2, "clip_norm": 1.0}
     sections["run"]["compute"] |= {"average": 0.9}
@@ -154,7 +158,10 @@ def test_a_step_of_the_loop_reads_once() -> None:
         for step, batch in enumerate(steps):
             if step == 1:
                 device.reset()
-            trainer.step(step, batch, Meter())
+            metrics = trainer.step(step, batch, Meter(), wait=wait)
+            assert ("loss" in metrics) == wait
+            if step == 0:
+                assert sum(device.reads.values()) == wait and not trainer.state.guard.skipped
     assert [name.partition(":")[0] for name in device.reads] == [GUARD], device.reads
     assert sum(device.reads.values()) == 1
     assert not device.waits, device.waits

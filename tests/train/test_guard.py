@@ -9,6 +9,7 @@ from torch import nn
 from mezzotint.train.guard import (
     ForwardState,
     NotFinite,
+    SentScalars,
     StepGuard,
     StepScalars,
     first_not_finite,
@@ -47,14 +48,14 @@ def test_a_gradient_and_running_statistics_count_like_a_loss() -> None:
 
 
 def test_scalars_are_those_of_the_step() -> None:
-    read = StepScalars.read(
+    read = SentScalars(
         torch.tensor(2.0),
         torch.tensor(0.5),
         torch.tensor(True),
         {"alignment": torch.tensor(0.25), "std": torch.tensor(0.75, dtype=torch.float64)},
-    )
+    ).read()
     assert read == StepScalars(2.0, 0.5, True, {"alignment": 0.25, "std": 0.75})
-    assert not StepScalars.read(read_of(1), read_of(1), torch.tensor(False), {}).moved_finite
+    assert not SentScalars(read_of(1), read_of(1), torch.tensor(False), {}).read().moved_finite
 
 
 def read_of(value: float) -> torch.Tensor:

@@ -364,9 +364,11 @@ def test_an_epoch_ends_where_the_rate_and_the_log_say(
     seen: list[Tensor] = []
     step = Trainer.step
 
-    def watched(self: Trainer, number: int, batch: Batch, *rest: Any) -> dict[str, float]:
+    def watched(
+        self: Trainer, number: int, batch: Batch, *rest: Any, wait: bool
+    ) -> dict[str, float]:
         seen.append(batch.ids)
-        return step(self, number, batch, *rest)
+        return step(self, number, batch, *rest, wait=wait)
 
     monkeypatch.setattr(Trainer, "step", watched)
     made = labeled({"kind": "simclr", **METHODS["simclr"]}, epochs=3, batch_size=32)

@@ -35,8 +35,8 @@ from mezzotint.seeding import Draws, key_of, sample_order
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import (
     ForwardState,
+    SentScalars,
     StepGuard,
-    StepScalars,
 )
 from mezzotint.train.log import Progress, RunLog
 from mezzotint.train.settings import Compute
@@ -188,7 +188,7 @@ def _step(
     loss.backward()
     trained = [p for p in network.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-    scalars = StepScalars.read(loss.detach(), norm, before.is_finite(device), parts)
+    scalars = SentScalars(loss.detach(), norm, before.is_finite(device), parts).read()
     if guard.allows(step, scalars):
         if training.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, training.clip_norm, norm)

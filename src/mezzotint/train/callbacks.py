@@ -73,7 +73,7 @@ class EpochCallback:
             recipe.run.seed,
             steps_per_epoch,
         )
-        self.last = recipe.run.epochs * steps_per_epoch
+        self.last, self.log_every = recipe.run.epochs * steps_per_epoch, log.every_steps
         self.knn_every, self.map_every = (
             log.knn_epochs * steps_per_epoch,
             log.map_epochs * steps_per_epoch,
@@ -84,6 +84,12 @@ class EpochCallback:
         if self.map_every:
             require_layout(log.map_layout)
             self.mapped = _mapped(recipe.data)
+
+    def is_due(self, done: int) -> bool:
+        """Whether the log or a measurement needs the state after `done` steps."""
+        every = (self.log_every, self.knn_every, self.map_every)
+        drifts = self.drift is not None and done % self.steps_per_epoch == 0
+        return drifts or done == self.last or any(n and done % n == 0 for n in every)
 
     def __call__(self, out: Path, done: int) -> dict[str, float]:
         """Act after `done` steps; a map goes into the directory of the run.

@@ -89,6 +89,7 @@ class CollapseAlarm:
 
     def start(self, step: int) -> None:
         """Begin to keep features, if this step (from 0) is measured."""
+        self._found = []  # of a step that is computed again
         if self.enabled and (step + 1) % self.every == 0 and self._hook is None:
             self._hook = self.encoder.register_forward_hook(self._measure)
 

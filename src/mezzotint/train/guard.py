@@ -3,23 +3,41 @@
 The guard checks the loss and the gradient's norm of *every* step before the optimizer and any
 momentum copy use them. What the forward passes of an abandoned step moved (BatchNorm statistics,
 observers, codebooks) is put back, so that the state in memory and on disk is always finite.
+
+On a GPU, the host would wait for each step. There a step may be made before it is checked: its
+scalars are read while the next one runs, and a step that should not have been made is undone.
 """
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mezzotint import dist
+from mezzotint.train.sharding import copy_each
 
+if TYPE_CHECKING:
+    from mezzotint.train.state import Copies
+
+T = TypeVar("T")
 _LARGE = 100_000
 
 
 class NotFinite(RuntimeError):
-    """The loss or a gradient was NaN or inf in more steps than the recipe tolerates."""
+    """The loss or a gradient was NaN or inf in more steps than the recipe tolerates.
+
+    Args:
+        message: what was found, and what to do.
+        step: number of steps that are done and that count, if an error of training.
+    """
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -38,16 +56,41 @@ class StepScalars:
     moved_finite: bool
     logs: dict[str, float]
 
-    @classmethod
-    def read(
-        cls, loss: Tensor, grad_norm: Tensor, moved_finite: Tensor, logs: Mapping[str, Tensor]
-    ) -> Self:
-        """Read all scalars at once: the only time in a step that the host waits for the device."""
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss, gradient and moved state are finite."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm) and self.moved_finite
+
+
+class SentScalars:
+    """The scalars of a step on their way to the host.
+
+    Args:
+        loss: of this process, float `[]`, like all others.
+        grad_norm: norm of the gradient, before it is clipped.
+        moved_finite: whether what forward passes moved is finite.
+        logs: what the method logs.
+    """
+
+    def __init__(
+        self, loss: Tensor, grad_norm: Tensor, moved_finite: Tensor, logs: Mapping[str, Tensor]
+    ) -> None:
         # The loss of any process that is NaN or inf makes the mean NaN or inf on all of them.
         shared = dist.mean(torch.stack([loss.float(), moved_finite.float()]))
         rest = [value.detach().float() for value in (grad_norm, *logs.values())]
-        mean_loss, fraction, norm, *values = torch.stack([*shared, *rest]).tolist()
-        return cls(mean_loss, norm, fraction == 1.0, dict(zip(logs, values, strict=True)))
+        self._names, self._values = tuple(logs), torch.stack([*shared, *rest])
+        self._event: torch.cuda.Event | None = None
+        if self._values.is_cuda:
+            self._values = self._values.to("cpu", non_blocking=True)  # in pinned memory
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def read(self) -> StepScalars:
+        """Wait for the scalars: the only time in a step that the host waits for the device."""
+        if self._event is not None:
+            self._event.synchronize()
+        loss, fraction, norm, *logs = self._values.tolist()
+        return StepScalars(loss, norm, fraction == 1.0, dict(zip(self._names, logs, strict=True)))
 
 
 @dataclass
@@ -93,7 +136,8 @@ class StepGuard:
             )
             raise NotFinite(
                 f"{what} at step {step}: NaN or inf {self.in_a_row} times in a row. Lower "
-                "optimizer.lr, set run.clip_norm, or use run.compute.precision=fp32."
+                "optimizer.lr, set run.clip_norm, or use run.compute.precision=fp32.",
+                step,
             )
         return False
 
@@ -118,9 +162,8 @@ class ForwardState:
     def keep(self) -> None:
         """Copy the buffers; called before the first forward pass of a step."""
         now = dict(self.module.named_buffers())
-        reused = [name for name, b in now.items() if _alike(self._kept.get(name), b)]
-        if reused:
-            torch._foreach_copy_([self._kept[n] for n in reused], [now[n] for n in reused])
+        reused = [name for name, b in now.items() if alike(self._kept.get(name), b)]
+        copy_each((self._kept[name], now[name]) for name in reused)
         fresh = now.keys() - set(reused)
         self._kept = {n: b.clone() if n in fresh else self._kept[n] for n, b in now.items()}
         self._versions = {name: (id(b), b._version) for name, b in now.items()}
@@ -161,7 +204,8 @@ class ForwardState:
         if name is not None:
             raise NotFinite(
                 f"The update before step {step} made the weights {name} NaN or inf. Lower "
-                "optimizer.lr, or set run.clip_norm."
+                "optimizer.lr, or set run.clip_norm.",
+                step,
             )
 
     @torch.no_grad()
@@ -174,7 +218,7 @@ class ForwardState:
             path, _, attribute = name.rpartition(".")
             owner = self.module.get_submodule(path)
             buffer = owner._buffers[attribute]
-            if _alike(buffer, kept):
+            if alike(buffer, kept):
                 buffer.copy_(kept)  # type: ignore[union-attr]
             else:
                 owner._buffers[attribute] = kept.clone()
@@ -182,7 +226,143 @@ class ForwardState:
         self.module.load_state_dict(self.module.state_dict())
 
 
-def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+@dataclass(frozen=True)
+class Check:
+    """Whether a step may be made.
+
+    Attributes:
+        allowed: if not, all is as it was before the step.
+        overflow: whether a gradient scaler leaves out the update.
+        metrics: loss, norm and logs; empty if they are read later.
+    """
+
+    allowed: bool
+    overflow: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Undo:
+    """Takes a step back, also after it was made.
+
+    A step is checked before it is made, or made at once and checked by the next one after its
+    backward passes. If it is not finite then, all tensors become what they would be had it been
+    left out, and the next one is computed again.
+
+    Args:
+        method: whose weights and buffers a step changes.
+        copies: of all else that an update changes.
+        guard: counts the steps that are left out.
+
+    Attributes:
+        before: the method's buffers before the step at hand.
+    """
+
+    def __init__(self, method: nn.Module, copies: "Copies", guard: StepGuard) -> None:
+        self.guard, self._copies = guard, copies
+        self.before, self._spare = ForwardState(method), ForwardState(method)
+        self._pending: tuple[int, SentScalars, ForwardState] | None = None
+        self._made: list[Any] = []
+
+    def check(self, step: int, sent: SentScalars, *, wait: bool, scaled: bool) -> Check:
+        """Check a step, or put that off to the next one.
+
+        Args:
+            step: its number, from 0.
+            sent: its scalars.
+            wait: whether to wait for them.
+            scaled: whether a gradient scaler leaves out updates that are not finite.
+
+        Raises:
+            NotFinite: as `StepGuard.allows` and `ForwardState.abandon`.
+        """
+        if not wait:
+            self._copies.keep()
+            self._pending = step, sent, self.before
+            self.before, self._spare = self._spare, self.before
+            return Check(allowed=True)
+        scalars = sent.read()
+        # A gradient scaler overflows now and then by design: it skips a step and halves its scale.
+        overflow = scaled and not math.isfinite(scalars.grad_norm)
+        allowed = self.guard.allows(step, scalars, overflow=overflow)
+        if allowed:
+            self.before.release()
+        else:
+            self.before.abandon(step)
+        metrics = {"loss": scalars.loss, "grad_norm": scalars.grad_norm, **scalars.logs}
+        return Check(allowed, overflow, metrics)
+
+    def settle(self) -> bool:
+        """Check the step that was made last, if it is not checked, and undo it if it is not finite.
+
+        Returns:
+            Whether it counts; true if there is none to check.
+
+        Raises:
+            NotFinite: as `check`, and the step is undone.
+        """
+        if self._pending is None:
+            return True
+        (step, sent, before), self._pending = self._pending, None
+        scalars = sent.read()
+        if scalars.is_finite:
+            before.release()
+            return self.guard.allows(step, scalars)
+        self.before.release()  # of the step at hand, which began with weights that do not count
+        self._copies.restore()
+        before.restore()
+        self.guard.allows(step, scalars)
+        before.abandon(step)
+        return False
+
+    def settled(self, compute: Callable[[], T]) -> T:
+        """Compute the gradients of a step, and again if the step before it does not count.
+
+        Raises:
+            NotFinite: as `settle`.
+        """
+        try:
+            found = compute()
+            again = not self.settle()
+        except Exception:  # weights that are not finite may be more than a method can bear
+            if self.settle():
+                raise
+            again = True
+        if again:
+            found = compute()
+        self._made = []
+        return found
+
+    def once(self, position: int, make: Callable[[], T]) -> T:
+        """Make the views of a part of a step, which are kept if it may be computed again.
+
+        Generators with a memory would remember a batch twice.
+        """
+        if position < len(self._made):
+            kept: T = self._made[position]
+            return kept
+        made = make()
+        if self._pending is not None:
+            self._made.append(made)
+        return made
+
+    def take_back(self, error: Exception, done: int) -> int:
+        """Make the state after a number of steps whole, before an error ends the run.
+
+        Args:
+            error: that ends the run.
+            done: steps that are done.
+
+        Returns:
+            The number of steps that the state is after.
+        """
+        with contextlib.suppress(NotFinite):
+            self.settle()
+        self.before.restore()
+        step = error.step if isinstance(error, NotFinite) else None
+        return done if step is None else step
+
+
+def alike(one: Tensor | None, other: Tensor | None) -> bool:
     """Whether one tensor can be copied into the other."""
     if one is None or other is None:
         return False

@@ -8,9 +8,9 @@ method and of the optimizer, and a few counters. The order of samples, every aug
 learning rate are functions of the step, so that a resumed run continues as if it had never stopped.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from mezzotint import dist, memory, timing
 from mezzotint.augment.views import ViewContext
 from mezzotint.data.loader import BatchPlan, batches
-from mezzotint.encoders.channels_last import to_channels_last
+from mezzotint.encoders.convolutions import autocast, to_channels_last
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.files import write_json, write_text
 from mezzotint.methods.method import synchronize_norms
@@ -29,16 +29,16 @@ from mezzotint.train import continued, faults, postmortem, rundir
 from mezzotint.train.callbacks import EpochCallback, ForwardPassCounter
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.collapse import CollapseAlarm
-from mezzotint.train.guard import ForwardState, StepGuard, StepScalars
+from mezzotint.train.guard import SentScalars, StepGuard, Undo
 from mezzotint.train.log import Meter, Progress, RunLog, require_trackers
 from mezzotint.train.online import OnlineClassifier
 from mezzotint.train.saver import Saver
 from mezzotint.train.sharding import divide, entrance, gradient_norm, whole_encoder
 from mezzotint.train.signals import Interrupted, StopFlag, catch_signals
-from mezzotint.train.state import Average, RunState
+from mezzotint.train.state import Average, Copies, RunState
 from mezzotint.types import Batch, Views
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_Logs = dict[str, Tensor]
 
 
 def pretrain(
@@ -63,10 +63,8 @@ def pretrain(
 
     Raises:
         Interrupted: after a signal; a checkpoint was saved.
-        NotFinite: when the loss is NaN or inf too often; a checkpoint of the last good weights is
-            saved.
-        ValueError: for anything in the recipe or the directory that cannot be used, before the
-            first step.
+        NotFinite: when the loss is NaN or inf too often; the last good weights are saved.
+        ValueError: before the first step, for a recipe or directory that cannot be used.
     """
     memory.keep_freed_memory()
     device = recipe.run.compute.torch_device()
@@ -122,7 +120,7 @@ class Trainer:
         self.classifier = OnlineClassifier.of(recipe, device)
         average = self.average.method if self.average else None
         self.state.modules = {"average": average, "classifier": self.classifier}
-        self.before, self.updating = ForwardState(self.method), False
+        self.undo, self.updating = Undo(self.method, Copies(self.state), guard), False
         self.alarm = CollapseAlarm.of(recipe)
         self.callback = EpochCallback(recipe, self.plan.steps_per_epoch, self.twin)
         self.environment = rundir.environment(device.type)
@@ -132,27 +130,36 @@ class Trainer:
 
     # ------------------------------------------------------------------ one step
 
-    def step(self, step: int, batch: Batch, meter: Meter) -> dict[str, float]:
-        """Train on one batch, and return the metrics to log."""
-        # Dropout draws from torch's generator, whoever wrote the network.
-        torch.manual_seed(key_of(self.run.seed, step, "layers", dist.rank()))
+    def step(self, step: int, batch: Batch, meter: Meter, *, wait: bool = True) -> dict[str, float]:
+        """Train on one batch, and return the metrics to log; without `wait` they are not known."""
         factor = self.recipe.schedule(step, self.total, self.plan.steps_per_epoch)
         rates = self.recipe.optimizer.set_rates(self.optimizer, factor, step / self.total)
+        loss, logs = self.undo.settled(lambda: self.gradients(step, batch, meter))
+        if self.classifier is not None:
+            logs |= self.classifier.learn((step, self.total, self.plan.steps_per_epoch))
+        with timing.part("optimizer"):
+            return self.update(step, loss, logs, wait=wait) | rates
+
+    def gradients(self, step: int, batch: Batch, meter: Meter) -> tuple[Tensor, _Logs]:
+        """Compute the gradients of a batch, and return its loss and what the method logs."""
+        # Dropout draws from torch's generator, whoever wrote the network.
+        torch.manual_seed(key_of(self.run.seed, step, "layers", dist.rank()))
         self.optimizer.zero_grad(set_to_none=True)
         continued.set_modes(self.recipe, step)
-        self.before.keep()
+        self.undo.before.keep()
         self.alarm.start(step)
+        if self.classifier is not None:
+            self.classifier.start()
         self.method.before_step()
         losses: list[Tensor] = []
-        logs: dict[str, Tensor] = {}
+        logs: _Logs = {}
         parts = batch.split(self.run.accumulated)
         for position, part in enumerate(parts):
             with meter.making_views():
-                views = self.views(part, step)
-            precision = self.run.compute.precision
+                views = self.undo.once(position, partial(self.views, part, step))
             with (
                 dist.no_sync(self.entrance, position < len(parts) - 1),
-                torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32"),
+                autocast(self.device, self.run.compute.dtype),
             ):
                 try:
                     with timing.part("forward"):
@@ -171,12 +178,7 @@ class Trainer:
             for name, value in outcome.logs.items():
                 logs[name] = logs.get(name, 0.0) + value / len(parts)
         faults.point("loop.after_backward", step)
-        logs |= self.alarm.finish(logs)
-        if self.classifier is not None:
-            logs |= self.classifier.learn((step, self.total, self.plan.steps_per_epoch))
-        with timing.part("optimizer"):
-            metrics = self.update(step, torch.stack(losses).sum(), logs)
-        return {**metrics, **rates}
+        return torch.stack(losses).sum(), logs | self.alarm.finish(logs)
 
     def views(self, batch: Batch, step: int) -> Views:
         """Make the views of a batch, in the memory format of the convolutions."""
@@ -186,22 +188,20 @@ class Trainer:
         )
         return views.channels_last() if self.run.compute.channels_last else views
 
-    def update(self, step: int, loss: Tensor, logs: Mapping[str, Tensor]) -> dict[str, float]:
+    def update(self, step: int, loss: Tensor, logs: _Logs, *, wait: bool) -> dict[str, float]:
         """Update the weights if loss, gradient and buffers are finite; return loss, norm, logs."""
         continued.drop_gradients(self.recipe, step)
         self.scaler.unscale_(self.optimizer)
         parameters = list(self.method.parameters())
         norm = gradient_norm(parameters)
-        scalars = StepScalars.read(loss, norm, self.before.is_finite(self.device), logs)
-        # A gradient scaler overflows now and then by design: it skips a step and halves its scale.
-        overflow = self.scaler.is_enabled() and not math.isfinite(scalars.grad_norm)
-        if self.state.guard.allows(step, scalars, overflow=overflow):
+        sent = SentScalars(loss, norm, self.undo.before.is_finite(self.device), logs)
+        check = self.undo.check(step, sent, wait=wait, scaled=self.scaler.is_enabled())
+        if check.allowed:
+            self.updating = True
             if self.run.clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.run.clip_norm, norm)
-            self.before.release()
-            self.updating = True
             self.scaler.update()
-            if not overflow:  # the scaler's own step would read this from the device again
+            if not check.overflow:  # the scaler's own step would read this from the device again
                 self.optimizer.step()
                 self.method.after_step((step + 1) / self.total)
                 if self.average is not None:
@@ -209,9 +209,8 @@ class Trainer:
             self.updating = False
         else:
             self.scaler.update(self.scaler.get_scale())  # or it refuses the next step
-            self.before.abandon(step)
         faults.point("loop.after_step", step)
-        return {"loss": scalars.loss, "grad_norm": scalars.grad_norm, **scalars.logs}
+        return check.metrics
 
     # ------------------------------------------------------------------ the run
 
@@ -221,7 +220,7 @@ class Trainer:
         store = CheckpointStore(out / "checkpoints", keep=checkpoints.keep)
         start, notes = self.state.restore(store) if resume else (0, [])
         bar = Progress(self.total, start, progress if dist.is_main() else "quiet")
-        said = (*self.run.notes, *self.recipe.own_classes(), *self.recipe.data.described())
+        said = (*self.run.notes, *recipe.own_classes(), *recipe.data.described())
         for note in (*notes, *self.notes, *said):
             bar.note(note)
         log = None
@@ -233,7 +232,7 @@ class Trainer:
             write_json(out / "environment.json", self.environment | described, sealed=True)
             log = RunLog(out, recipe.config(), self.run.log.trackers, start, bar)
         try:
-            with Saver(self.state, store, checkpoints, self.device) as saver:
+            with Saver(self.state, store, checkpoints, self.device, self.undo.settle) as saver:
                 self._train(out, start, flag, log, saver)
         finally:
             if log:
@@ -249,19 +248,19 @@ class Trainer:
     def _train(
         self, out: Path, start: int, flag: StopFlag, log: RunLog | None, saver: Saver
     ) -> None:
-        meter, every = Meter(), self.run.log.every_steps
+        meter, every, done = Meter(), self.run.log.every_steps, start
         stream = self.batches_from(start, flag)
         if start == 0:
             self.callback(out, 0)
         self.counter.start()
-        done = start
         try:
             while done < self.total:
                 with meter.waiting_for_data():
                     batch = next(stream)
                 self.state.count_bad(batch, self.run.loader.max_unreadable_fraction)
+                wait = self.callback.is_due(done + 1) or not self.run.checks_late(self.device)
                 with meter.measured(done, batch, self.timed, self.device):
-                    metrics = self.step(done, batch, meter)
+                    metrics = self.step(done, batch, meter, wait=wait)
                 self.counter.stop()  # every step makes the same number of forward passes
                 meter.images += self.run.batch_size
                 done += 1
@@ -278,7 +277,7 @@ class Trainer:
         except Exception as error:
             # On any error but one in the update itself, the state is that after `done` steps.
             if not self.updating:
-                self.before.restore()
+                done = self.undo.take_back(error, done)
                 error.add_note(saver.before_error(done))
                 postmortem.keep(error, out, self.recipe, self.state, done)
             raise

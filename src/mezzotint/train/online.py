@@ -150,6 +150,10 @@ class OnlineClassifier(nn.Module):
         if module.training:
             self._latest = features.detach()
 
+    def start(self) -> None:
+        """Begin a step, which may be one that is computed again."""
+        self._batches = []
+
     def note(self, labels: Tensor) -> None:
         """Keep the features of the last view of a micro-batch, with its labels int64 `[B]`.
 
@@ -175,6 +179,8 @@ class OnlineClassifier(nn.Module):
             `classifier/top1` and, from six classes on, `classifier/top5`: fractions of this
                 process's samples, float32 `[]`.
         """
+        if not self._batches:  # the method could not take the first one
+            return {}
         x_BD, y_B = (torch.cat(column) for column in zip(*self._batches, strict=True))
         self._batches = []
         y_B = y_B.to(x_BD.device, non_blocking=True)

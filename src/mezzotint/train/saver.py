@@ -9,7 +9,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -33,12 +33,19 @@ class Saver:
         store: of the run's checkpoints.
         settings: how often to save.
         device: of the run.
+        settle: makes the state whole before it is saved.
     """
 
     def __init__(
-        self, state: RunState, store: CheckpointStore, settings: Checkpoints, device: torch.device
+        self,
+        state: RunState,
+        store: CheckpointStore,
+        settings: Checkpoints,
+        device: torch.device,
+        settle: Callable[[], object] = lambda: None,
     ) -> None:
         self.state, self.store, self.settings, self.device = state, store, settings, device
+        self.settle = settle
         self._before, self._began = state.seconds, time.monotonic()
         self._saved = self._began
         self._writer = _Writer(store)
@@ -70,6 +77,7 @@ class Saver:
             (flag.number != 0, late, self._writer.has_failed), self.device
         )
         if late or failed or stopping or last or (every > 0 and done % every == 0):
+            self.settle()
             self.seconds()
             found = self.state.tensors()
             dist.on_main(functools.partial(self._save, done, found, wait=stopping or last))

@@ -17,6 +17,7 @@ from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.online import Classifier
 
 Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Loader(Component):
@@ -106,6 +107,9 @@ class Guard(Component):
         patience: steps in a row that may be skipped before the run stops.
         stop_on_collapse: stop when the features of logged steps have collapsed, instead of a
             warning in terminal, log and report.
+        late: check a step while the next one is computed, so that the host does not wait for the
+            device, and take it back if it does not count; takes memory for a copy of weights,
+            moments and buffers. `None`: on GPUs, but for fp16.
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class Guard(Component):
         action: Literal["abort", "skip"] = "skip",
         patience: int = 5,
         stop_on_collapse: bool = False,
+        late: bool | None = None,
     ) -> None:
         if patience < 0:
             raise ValueError(
@@ -123,6 +128,7 @@ class Guard(Component):
         self.action = action
         self.patience = 0 if action == "abort" else patience
         self.stop_on_collapse = stop_on_collapse
+        self.late = late
 
 
 class Log(Component):
@@ -183,6 +189,9 @@ class Compute(Component):
             processes, for encoders that do not fit on one of them.
         average: decay of an exponential moving average of the weights, which is then saved and
             evaluated; 0.9999 is usual in fine-tuning, `None` for the last weights.
+
+    Attributes:
+        dtype: of the precision.
     """
 
     def __init__(
@@ -224,6 +233,7 @@ class Compute(Component):
             require_sizes("run.compute", threads=threads)
         self.device = device
         self.precision: Precision = precision
+        self.dtype = _DTYPES[precision]
         self.channels_last = channels_last
         self.compile = compile
         self.threads = threads
@@ -303,6 +313,11 @@ class Run(Component):
                 "`run.compute.gradient_cache` needs run.micro_batches of at least 2, the parts "
                 f"that are encoded one after the other, got {micro_batches}. Try 4."
             )
+        if guard.late and compute.precision == "fp16":
+            raise ValueError(
+                "`run.guard.late` must be false or null with run.compute.precision=fp16, whose "
+                "gradient scaler decides on each step before it is made. Or use bf16."
+            )
         for key in ("compile", "gradient_cache"):
             if log.classifier is not None and getattr(compute, key):
                 raise ValueError(
@@ -338,6 +353,12 @@ class Run(Component):
         note = f"run.batch_size is {other.batch_size} instead of {self.batch_size}"
         other.notes = (*self.notes, f"{note}: an epoch has {samples} samples")
         return other
+
+    def checks_late(self, device: torch.device) -> bool:
+        """Whether a step is checked while the next one is computed."""
+        if self.guard.late is None:
+            return device.type == "cuda" and self.compute.precision != "fp16"
+        return self.guard.late
 
     @property
     def accumulated(self) -> int:

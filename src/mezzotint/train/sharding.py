@@ -9,7 +9,7 @@ without sharding.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -168,3 +168,19 @@ def entrance(method: Method, run: Run, device: torch.device) -> nn.Module:
         # them with every step costs much (MoCo's queue). The keyword has two names in torch.
         entered.broadcast_buffers = run.compute.sync_batch_norm is not True
     return torch.compile(entered) if run.compute.compile else entered  # type: ignore[return-value]
+
+
+def copy_each(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Copy into the first tensor of each pair the second, all of a device and type at once."""
+    kinds: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+    for target, value in pairs:
+        targets, values = kinds.setdefault((value.device, value.dtype), ([], []))
+        targets.append(_local(target))
+        values.append(_local(value))
+    for targets, values in kinds.values():
+        torch._foreach_copy_(targets, values)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The part of a divided tensor that this process has; others as they are."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

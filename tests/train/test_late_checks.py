@@ -1,0 +1,226 @@
+"""Runs whose steps are checked while the next one is computed: they end like those that wait."""
+
+import json
+import math
+import os
+import signal
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as td
+
+from mezzotint.data.loader import batches
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.train import faults
+from mezzotint.train.checkpoint import CheckpointStore, load
+from mezzotint.train.guard import NotFinite
+from mezzotint.train.log import Meter, read_metrics
+from mezzotint.train.loop import Trainer, pretrain
+from mezzotint.train.postmortem import read_bundle
+from mezzotint.train.replay import replay
+from mezzotint.train.settings import Compute, Guard, Run
+from mezzotint.train.signals import Interrupted
+from tests.ranks import spawn
+from tests.tiny import config
+from tests.train.test_loop import digest
+
+
+def settings(method: str = "byol", *, late: bool, **run: Any) -> dict[str, Any]:
+    """A run of 14 steps, of which every seventh is logged, and so waits."""
+    sections = config(method, batch_size=128, **run)
+    sections["encoder"] = {"kind": "resnet8", "stem": "patch", "width": 4}
+    sections["run"]["log"] = {**sections["run"].get("log", {}), "every_steps": 7, "knn_epochs": 0}
+    sections["run"]["guard"] = {**sections["run"].get("guard", {}), "late": late}
+    return resolve_recipe(sections)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Make the loss of some steps NaN."""
+
+    def point(name: str, step: int) -> bool:
+        return name == "loop.loss" and step in steps
+
+    monkeypatch.setattr("mezzotint.train.faults.point", point)
+
+
+EVERYTHING: dict[str, Any] = {
+    "micro_batches": 2, "clip_norm": 1.0, "log": {"classifier": {}},
+    "compute": {"average": 0.9},
+}  # fmt: skip
+CASES = {
+    "first": ("byol", (0,), {}),
+    "logged": ("moco", (6, 13), {}),
+    "before a logged one": ("moco", (5, 12), {}),
+    "after a logged one": ("dino", (7,), {}),
+    "in a row": ("ssql", (1, 2, 3, 9, 10), {}),
+    "last": ("simclr", (12, 13), {}),
+    "all settings": ("byol", (0, 4, 5, 10), EVERYTHING),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_ends_as_if_it_had_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    method, bad, run = CASES[case]
+    poison(monkeypatch, *bad)
+    for late in (False, True):
+        sections = settings(method, late=late, **run)
+        if "log" in run:
+            sections["data"] = {"kind": "labeled", "source": sections["data"]}
+        pretrain(Recipe.build(resolve_recipe(sections)), tmp_path / str(late), progress="quiet")
+    waited, run_late = tmp_path / "False", tmp_path / "True"
+    assert digest(run_late) == digest(waited)
+    lines = [read_metrics(run / "metrics.jsonl") for run in (waited, run_late)]
+    timed = ("seconds", "images_per_second", "data_wait", "augment_share")
+    for one, other in zip(*lines, strict=True):
+        keys = {k for k in one if k not in timed and not k.startswith("time/")}
+        assert keys <= other.keys() and all(one[k] == other[k] for k in keys)
+    environment = json.loads((run_late / "environment.json").read_text())
+    assert environment["skipped_steps"] == list(bad)
+
+
+def test_views_that_remember_see_each_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BYOL-A mixes with a bank of past samples, which a step that is computed again is not in."""
+    poison(monkeypatch, 1, 3)
+    seen = []
+    for late in (False, True):
+        sections = settings(late=late)
+        sections["data"] = {"kind": "speech"}
+        sections["views"] = {"kind": "byol_a", "frames": 32, "bank": 40}
+        sections["encoder"] = {"kind": "audio_ntt", "width": 4, "dim": 16}
+        sections["run"]["batch_size"] = 32
+        made = Recipe.build(resolve_recipe(sections))
+        trainer = Trainer(made, torch.device("cpu"))
+        for step, batch in enumerate(batches(made.data, made.views, trainer.plan, start=0, stop=6)):
+            trainer.step(step, batch, Meter(), wait=not late or step == 5)
+        assert trainer.state.guard.skipped == [1, 3]
+        seen.append([p.detach().clone() for p in made.method.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+def test_too_many_stop_a_run_at_the_same_step_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    """The one that is left is found while the next step is computed, and none of it is kept."""
+    poison(monkeypatch, 9, 10, 11, 12)
+    messages, states = [], []
+    for late in (False, True):
+        made = Recipe.build(settings(late=late, guard={"patience": patience}))
+        with pytest.raises(NotFinite) as caught:
+            pretrain(made, tmp_path / str(late), progress="quiet")
+        messages.append(str(caught.value))
+        assert caught.value.step == 9 + patience
+        saved, _ = CheckpointStore(tmp_path / str(late) / "checkpoints").latest()
+        assert saved is not None and saved.step == 9 + patience
+        states.append(saved)
+        bundle = read_bundle(next((tmp_path / str(late) / "postmortem").iterdir()))
+        assert (bundle.step, bundle.start, bundle.loss) == (9 + patience, 9 + patience, "nan")
+    assert messages[0] == messages[1]
+    one, other = states
+    assert {k: v for k, v in one.state.items() if k != "seconds"} == {
+        k: v for k, v in other.state.items() if k != "seconds"
+    }
+    for part in ("model", "optimizer"):
+        mine, theirs = getattr(one, part), getattr(other, part)
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert replay(str(next((tmp_path / "True" / "postmortem").iterdir()))).is_same
+
+
+def test_an_update_that_ruins_weights_is_said_to_be_the_one(tmp_path: Path) -> None:
+    found = []
+    for late in (False, True):
+        sections = settings(late=late)
+        sections |= {"optimizer": {"kind": "sgd", "lr": 1e38}, "schedule": {"kind": "cosine"}}
+        with pytest.raises(NotFinite) as caught:
+            pretrain(Recipe.build(resolve_recipe(sections)), tmp_path / str(late), progress="quiet")
+        found.append((str(caught.value), caught.value.step))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("action", ["raise", "sigterm"])
+@pytest.mark.parametrize("bad", [(), (9,), (10,)])
+def test_an_error_or_a_signal_saves_what_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, bad: tuple[int, ...]
+) -> None:
+    """It comes after the backward pass of step 10, when step 9 has been made and not checked."""
+    come: list[int] = []
+
+    def point(name: str, step: int) -> bool:
+        if name == "loop.after_backward" and step == 10 and not come:
+            come.append(step)
+            if action == "raise":
+                raise MemoryError
+            os.kill(os.getpid(), signal.SIGTERM)
+        return name == "loop.loss" and step in bad
+
+    monkeypatch.setattr("mezzotint.train.faults.point", point)
+    for late in (False, True):
+        out = tmp_path / str(late)
+        come.clear()
+        if action == "raise" and late and bad == (9,):
+            pretrain(Recipe.build(settings(late=late)), out, progress="quiet")
+            continue  # what step 10 computed from weights that do not count is computed again
+        with pytest.raises(MemoryError if action == "raise" else Interrupted):
+            pretrain(Recipe.build(settings(late=late)), out, progress="quiet")
+        saved = load(next((out / "checkpoints").iterdir()))
+        assert saved.step == (10 if action == "raise" else 11)
+        assert saved.state["skipped"] == [step for step in bad if step < saved.step]
+        pretrain(Recipe.build(settings(late=late)), out, resume=True, progress="quiet")
+    assert digest(tmp_path / "True") == digest(tmp_path / "False")
+
+
+def _worker(rank: int, folder: str) -> None:
+    """Train in a rank, with and without waiting; the second rank's loss is NaN in some steps."""
+    torch.set_num_threads(1)
+    td.init_process_group(
+        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2,
+        timeout=timedelta(seconds=30),
+    )  # fmt: skip
+    faults.point = lambda name, step: name == "loop.loss" and step in (2, 3) and rank == 1
+    for late in (False, True):
+        made = Recipe.build(settings("moco", late=late))
+        trainer = Trainer(made, torch.device("cpu"))
+        for step, batch in enumerate(batches(made.data, made.views, trainer.plan, start=0, stop=6)):
+            trainer.step(step, batch, Meter(), wait=not late or step == 5)
+        assert trainer.state.guard.skipped == [2, 3]
+        torch.save(made.method.state_dict(), f"{folder}/{rank}-{late}.pt")
+    td.barrier()
+    td.destroy_process_group()
+
+
+@pytest.mark.xdist_group("distributed")
+def test_all_processes_take_a_step_back_together(tmp_path: Path) -> None:
+    spawn(_worker, (str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        waited, late = (torch.load(tmp_path / f"{rank}-{late}.pt") for late in (False, True))
+        assert waited.keys() == late.keys()
+        assert all(torch.equal(waited[name], late[name]) for name in waited)
+
+
+def test_gpus_check_late_but_for_fp16() -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    for late, found in ((None, (True, False)), (True, (True, True)), (False, (False, False))):
+        run = Run(guard=Guard(late=late))
+        assert (run.checks_late(gpu), run.checks_late(cpu)) == found
+    assert not Run(compute=Compute(precision="fp16")).checks_late(gpu)
+    with pytest.raises(ValueError, match="run.guard.late.*gradient scaler.*bf16"):
+        Run(guard=Guard(late=True), compute=Compute(precision="fp16"))
+
+
+def test_the_memory_of_copies_is_used_again() -> None:
+    made = Recipe.build(settings(late=True, compute={"average": 0.9}))
+    trainer = Trainer(made, torch.device("cpu"))
+    kept = []
+    for step, batch in enumerate(batches(made.data, made.views, trainer.plan, start=0, stop=4)):
+        trainer.step(step, batch, Meter(), wait=False)
+        copies = trainer.undo._copies
+        moments = [t for m in copies._moments.values() for t in m.values()]
+        kept.append([t.data_ptr() for t in (*copies._kept, *moments)])
+    assert kept[2] == kept[3] and len(kept[3]) > len(list(made.method.parameters()))
+    assert math.isfinite(trainer.step(4, batch, Meter())["loss"])
