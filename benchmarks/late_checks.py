@@ -34,7 +34,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     ),
 }  # fmt: skip
 """Overrides of the demo's recipe, and steps of a block."""
-BLOCKS = 16
+BLOCKS = 10
 
 
 def measured(overrides: list[str], steps: int) -> tuple[float, float, float]:
@@ -73,8 +73,12 @@ def main() -> None:
     memory.keep_freed_memory()
     torch.set_num_threads(1)
     print("# Checking a step while the next one is computed\n")
-    print(f"Two shared cores, one thread, {version()}. Blocks of steps alternate, {BLOCKS} pairs;")
-    print("processor time of a step that is made at once over that of one that waits.\n")
+    torch_, own = version("torch"), version("mezzotint")
+    print(
+        f"Two shared cores, one thread, torch {torch_}, commit {own}. Processor time of a step that"
+    )
+    print("is made at once over that of one that waits; blocks of steps alternate, ", end="")
+    print(f"{BLOCKS} pairs. `python benchmarks/late_checks.py`\n")
     print("| run | ratio | 95 % interval | more memory |\n|---|---|---|---|")
     for name, (overrides, steps) in CASES.items():
         ratio, half, size = measured(overrides, steps)
