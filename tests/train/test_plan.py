@@ -95,9 +95,9 @@ def test_a_plan_that_was_killed_goes_on_to_the_same_weights(
     plan, out = Plan.of(raw()), tmp_path / "run"
     original, steps = Trainer.update, []
 
-    def update(self: Trainer, step: int, *rest: Any) -> dict[str, float]:
+    def update(self: Trainer, step: int, *rest: Any, wait: bool) -> dict[str, float]:
         steps.append(step)
-        found = original(self, step, *rest)
+        found = original(self, step, *rest, wait=wait)
         if len(steps) == 10:  # in the middle of the tokenizer phase
             monkeypatch.setattr(Trainer, "update", original)
             raise Interrupted(2)

@@ -62,10 +62,10 @@ def train(made: dict[str, Any], out: Path, stop: int, *, resume: bool) -> dict[i
     trainer = Trainer(Recipe.build(copy.deepcopy(made)), CPU)
     flag, seen, step_of = StopFlag(), dict[int, list[int]](), trainer.step
 
-    def noted(step: int, batch: Batch, meter: Meter) -> dict[str, float]:
+    def noted(step: int, batch: Batch, meter: Meter, *, wait: bool = True) -> dict[str, float]:
         seen[step] = batch.ids.tolist()
         flag.number = 15 if step + 1 == stop else 0
-        return step_of(step, batch, meter)
+        return step_of(step, batch, meter, wait=wait)
 
     trainer.step = noted  # type: ignore[method-assign]
     out.mkdir(exist_ok=True)
