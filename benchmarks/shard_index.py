@@ -51,8 +51,8 @@ def resident(word):
     return next(int(line.split()[1]) for line in lines if line.startswith(word)) * 1024 / 1e6
 
 step_of = Trainer.step
-def step(self, number, batch, meter):
-    step_of(self, number, batch, meter)
+def step(self, number, batch, meter, wait):
+    step_of(self, number, batch, meter, wait=wait)
     facts = {"seconds": time.monotonic() - began, "cpu": time.process_time()}
     facts |= {"peak_mb": resident("VmHWM"), "base_mb": BASE, "together_mb": together()}
     print(json.dumps(facts), flush=True)

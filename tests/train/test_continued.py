@@ -42,8 +42,10 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every step end with an encoder whose features are the same for all samples."""
     step = Trainer.step
 
-    def spoiled(self: Trainer, number: int, batch: Batch, meter: Meter) -> dict[str, float]:
-        logs = step(self, number, batch, meter)
+    def spoiled(
+        self: Trainer, number: int, batch: Batch, meter: Meter, *, wait: bool
+    ) -> dict[str, float]:
+        logs = step(self, number, batch, meter, wait=wait)
         with torch.no_grad():
             self.method.get_parameter("encoder.conv1.weight").zero_()
         return logs
