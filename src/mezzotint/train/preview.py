@@ -253,7 +253,8 @@ def timed(recipe: Recipe, size: int, steps: int, limit_s: float = math.inf) -> d
 def _seconds(trainer: Trainer, step: int, batch: Batch) -> float:
     """Return the time of a step."""
     began = time.perf_counter()
-    trainer.step(step, batch, Meter())
+    wait = not trainer.run.checks_late(trainer.device)  # with the memory for copies
+    trainer.step(step, batch, Meter(), wait=wait)
     if trainer.device.type == "cuda":
         torch.cuda.synchronize(trainer.device)
     return time.perf_counter() - began
