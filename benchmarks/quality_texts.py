@@ -42,7 +42,10 @@ def parts(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def whitener(covariance: Tensor) -> Tensor:
     """Return the inverse root of a covariance `[F, F]` with a ridge."""
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * (values.clamp(min=0) + _RIDGE * values.mean()).rsqrt()) @ vectors.T
+    whitened: Tensor = (
+        vectors * (values.clamp(min=0) + _RIDGE * values.mean()).rsqrt()
+    ) @ vectors.T
+    return whitened
 
 
 def canonical(texts: Tensor, vocabulary: int, turns: int = 3) -> Tensor:
@@ -55,7 +58,8 @@ def canonical(texts: Tensor, vocabulary: int, turns: int = 3) -> Tensor:
         within = within + a.T @ a + b.T @ b
         between = between + a.T @ b + b.T @ a
     white = whitener(within)
-    return white @ torch.linalg.eigh(white @ between @ white).eigenvectors.flip(1)
+    turned: Tensor = torch.linalg.eigh(white @ between @ white).eigenvectors
+    return white @ turned.flip(1)
 
 
 def features(bench: Bench, measurement: Measurement) -> Iterator[tuple[str, Tensor]]:
