@@ -1,5 +1,6 @@
 """Runs whose steps are checked while the next one is computed: they end like those that wait."""
 
+import itertools
 import json
 import math
 import os
@@ -183,13 +184,19 @@ def _worker(rank: int, folder: str) -> None:
         timeout=timedelta(seconds=30),
     )  # fmt: skip
     faults.point = lambda name, step: name == "loop.loss" and step in (2, 3) and rank == 1
-    for late in (False, True):
-        made = Recipe.build(settings("moco", late=late))
+    for sharding, late in itertools.product(("none", "fsdp2"), (False, True)):
+        sections = settings("moco" if sharding == "none" else "simsiam", late=late)
+        if sharding != "none":
+            sections["encoder"] = {"kind": "vit", "patch": 4, "width": 16, "depth": 2, "heads": 2}
+            sections["run"]["compute"]["sharding"] = sharding
+        made = Recipe.build(resolve_recipe(sections))
         trainer = Trainer(made, torch.device("cpu"))
         for step, batch in enumerate(batches(made.data, made.views, trainer.plan, start=0, stop=6)):
             trainer.step(step, batch, Meter(), wait=not late or step == 5)
         assert trainer.state.guard.skipped == [2, 3]
-        torch.save(made.method.state_dict(), f"{folder}/{rank}-{late}.pt")
+        divided = trainer.state.tensors()[0]  # gathered on the first process
+        state = divided if sharding != "none" else made.method.state_dict()
+        torch.save(state, f"{folder}/{rank}-{sharding}-{late}.pt")
     td.barrier()
     td.destroy_process_group()
 
@@ -197,9 +204,9 @@ def _worker(rank: int, folder: str) -> None:
 @pytest.mark.xdist_group("distributed")
 def test_all_processes_take_a_step_back_together(tmp_path: Path) -> None:
     spawn(_worker, (str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        waited, late = (torch.load(tmp_path / f"{rank}-{late}.pt") for late in (False, True))
-        assert waited.keys() == late.keys()
+    for case in ("0-none", "1-none", "0-fsdp2"):
+        waited, late = (torch.load(tmp_path / f"{case}-{late}.pt") for late in (False, True))
+        assert waited.keys() == late.keys() and waited
         assert all(torch.equal(waited[name], late[name]) for name in waited)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint import dist
-from mezzotint.train.sharding import copy_each
+from mezzotint.train.sharding import copy_each, local
 
 if TYPE_CHECKING:
     from mezzotint.train.state import Copies
@@ -200,7 +200,10 @@ class ForwardState:
             NotFinite: if the update before made weights NaN or inf, which no later step repairs.
         """
         self.restore()
-        name = first_not_finite(self.module.named_parameters())
+        parameters = dict(self.module.named_parameters())
+        name = first_not_finite((name, local(p)) for name, p in parameters.items())
+        if any(local(p) is not p for p in parameters.values()):  # each process has other parts
+            name = next(filter(None, dist.gather_objects(name)), None)
         if name is not None:
             raise NotFinite(
                 f"The update before step {step} made the weights {name} NaN or inf. Lower "
@@ -300,19 +303,25 @@ class Undo:
         Raises:
             NotFinite: as `check`, and the step is undone.
         """
+        undone = self._check_last()
+        if undone is not None:
+            step, before = undone
+            before.abandon(step)
+        return undone is None
+
+    def _check_last(self) -> tuple[int, ForwardState] | None:
+        """Check the step that was made last; return it if it does not count, and is undone."""
         if self._pending is None:
-            return True
+            return None
         (step, sent, before), self._pending = self._pending, None
         scalars = sent.read()
         if scalars.is_finite:
             before.release()
-            return self.guard.allows(step, scalars)
-        self.before.release()  # of the step at hand, which began with weights that do not count
-        self._copies.restore()
-        before.restore()
-        self.guard.allows(step, scalars)
-        before.abandon(step)
-        return False
+        else:
+            self.before.release()  # the step at hand began with weights that do not count
+            self._copies.restore()
+            before.restore()
+        return None if self.guard.allows(step, scalars) else (step, before)
 
     def settled(self, compute: Callable[[], T]) -> T:
         """Compute the gradients of a step, and again if the step before it does not count.
@@ -356,7 +365,7 @@ class Undo:
             The number of steps that the state is after.
         """
         with contextlib.suppress(NotFinite):
-            self.settle()
+            self._check_last()  # and no more: other processes may not take part
         self.before.restore()
         step = error.step if isinstance(error, NotFinite) else None
         return done if step is None else step

@@ -175,12 +175,12 @@ def copy_each(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     kinds: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     for target, value in pairs:
         targets, values = kinds.setdefault((value.device, value.dtype), ([], []))
-        targets.append(_local(target))
-        values.append(_local(value))
+        targets.append(local(target))
+        values.append(local(value))
     for targets, values in kinds.values():
         torch._foreach_copy_(targets, values)
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """The part of a divided tensor that this process has; others as they are."""
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a divided tensor that this process has; others as they are."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
