@@ -91,7 +91,7 @@ class OnnxFunction:
                 source, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # noqa: B902 - the runtime's own classes differ between versions
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200].rstrip(".")
             raise ValueError(
                 f"{name} cannot be opened by onnxruntime {runtime.__version__}: {reason}. "
                 "It must be a valid ONNX file of an opset that this version knows. Export it again."
