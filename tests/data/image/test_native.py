@@ -222,7 +222,9 @@ def test_keys_that_do_not_fit_the_files(tmp_path: Path) -> None:
 
 def test_nothing_to_read(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.arange(9))
-    with pytest.raises(ValueError, match=r"none of the 1 files .* `rows.npy` \(not an image"):
+    with pytest.raises(
+        ValueError, match=r"no image that can be read, of 1 tried; .* `rows.npy` \(not an"
+    ):
         opened(tmp_path)
     np.save(tmp_path / "rows.npy", np.full((9, 9), np.nan))
     with pytest.raises(ValueError, match="has no image with data in all channels"):
