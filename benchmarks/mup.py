@@ -3,6 +3,7 @@
 python benchmarks/mup.py slopes OUT      # the table of slopes; cells in OUT are not run again;
                                          # names of encoders and losses after OUT choose rows
 python benchmarks/mup.py tokens OUT      # Muon on convolutions with fewer tokens than channels
+python benchmarks/mup.py wide BYOL       # the same for ResNet-8 up to width 512, in muP, seed 0
 python benchmarks/mup.py rates simclr OUT        # best rate across widths on emoji, 3 seeds
 python benchmarks/mup.py rates ssql OUT          # the same under random bit-widths
 python benchmarks/mup.py bits OUT        # best rate by bits, at width 16
@@ -142,6 +143,15 @@ def print_slopes(out: Path, *chosen: str) -> None:
 def print_tokens(out: Path) -> None:
     """Muon on convolutions with fewer tokens than channels."""
     print_cases(out, itertools.product(("AudioNTT", "ResNet-8"), METHODS, ["Muon"]), few=True)
+
+
+def print_wide(method: str) -> None:
+    """Slopes of ResNet-8 with Muon up to width 512, which take minutes, with few tokens."""
+    side, batch, _, _ = FEW["ResNet-8"]
+    FEW["ResNet-8"] = (side, batch, (64, 128, 256, 512), 1)
+    rows = measured("ResNet-8", method, "Muon", 64, 0, few=True)
+    found = [worst(rows, y) for y in ("l1", "change")]
+    print(method, *(f"{slope:+.3f} {where}" for where, slope in found))
 
 
 def print_cases(out: Path, cases: Iterable[tuple[str, str, str]], few: bool = False) -> None:
@@ -339,6 +349,8 @@ if __name__ == "__main__":
         print_slopes(Path(sys.argv[2]), *sys.argv[3:])
     elif verb == "tokens":
         print_tokens(Path(sys.argv[2]))
+    elif verb == "wide":
+        print_wide(sys.argv[2])
     elif verb == "bits":
         print_bits(Path(sys.argv[2]))
     elif verb == "rates":

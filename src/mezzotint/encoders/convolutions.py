@@ -113,7 +113,7 @@ def _is_small(
     dilation: int | tuple[int, ...] = 1,
     groups: int = 1,
 ) -> bool:
-    """Whether a side of the map is smaller than that of the kernel, or than the stride."""
+    """Whether a side of the map is smaller than the kernel's, or than the stride."""
     sides = weight.shape[2:]
     strides, gaps = (v * len(sides) if len(v) == 1 else v for v in map(_each, (stride, dilation)))
     return any(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from mezzotint import dist
+from mezzotint.encoders.convolutions import autocast
 from mezzotint.methods.method import Method
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.types import Step, Views
@@ -72,11 +73,8 @@ class _Replay:
     def __init__(self, method: Method, parts: Sequence[Views]) -> None:
         self.method, self.parts = method, parts
         self.device = parts[0].x[0].device
-        self.precision: dict[str, Any] = {
-            "device_type": self.device.type,
-            "dtype": torch.get_autocast_dtype(self.device.type),
-            "enabled": torch.is_autocast_enabled(self.device.type),
-        }
+        is_mixed = torch.is_autocast_enabled(self.device.type)
+        self.dtype = torch.get_autocast_dtype(self.device.type) if is_mixed else torch.float32
         self.states: list[list[Tensor]] = []
         self.positions: list[int] = []
         self.spec: Any = None
@@ -113,7 +111,7 @@ class _Replay:
             for part, state in zip(self.parts, self.states, strict=True):
                 _set_random_state(self.device, state)
                 stop = start + len(part.x[0])
-                with torch.autocast(**self.precision):
+                with autocast(self.device, self.dtype):
                     tensors = self._tensors(self.method.rows(part))
                 pairs = [
                     (tensor, gradient[start:stop])
