@@ -35,9 +35,10 @@ from mezzotint.methods.ssql import SSQL
 from mezzotint.optim.muon import Muon
 from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws, key_of
-from mezzotint.train.guard import ForwardState, SentScalars, StepGuard, Undo
+from mezzotint.train.guard import SentScalars, StepGuard
 from mezzotint.train.sharding import gradient_norm
-from mezzotint.train.state import Copies, RunState
+from mezzotint.train.state import RunState
+from mezzotint.train.undo import ForwardState, Undo
 from mezzotint.types import Input, Views
 from tests.ranks import spawn
 
@@ -514,7 +515,7 @@ class _Steps:
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         state = RunState(method, self.optimizer, scaler, None, self.guard, 6)  # type: ignore[arg-type]
         state.modules = {"average": None}
-        self.undo = Undo(method, Copies(state), self.guard)
+        self.undo = Undo(state)
         self.losses: list[float] = []
 
     def step(self, number: int, views: Views, *, wait: bool) -> None:

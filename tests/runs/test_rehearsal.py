@@ -65,7 +65,7 @@ def test_a_step_with_nan_changes_nothing_and_a_fault_shows(
 ) -> None:
     monkeypatch.setenv("MEZZOTINT_FAULT", "")
     assert run(tmp_path, "nan", steps=3)["changed"] == []
-    from mezzotint.train.guard import ForwardState
+    from mezzotint.train.undo import ForwardState
 
     monkeypatch.setattr(ForwardState, "restore", lambda self: None)
     changed = run(tmp_path, "nan", steps=3)["changed"]

@@ -109,7 +109,7 @@ class Attract(Method):
         return Step(-(units @ units.mean(dim=0)).mean(), {})
 
 
-def collapsing(*, stop: bool) -> Recipe:
+def collapsing(*, stop: bool, late: bool = False) -> Recipe:
     data = EmbeddedImages(name="digits")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -117,7 +117,7 @@ def collapsing(*, stop: bool) -> Recipe:
         encoder = ViT(data.input, width=16, depth=1, heads=2, patch=4)
     run = Run(
         epochs=2, batch_size=64, log=Log(every_steps=4, knn_epochs=0),
-        guard=Guard(stop_on_collapse=stop), checkpoints=Checkpoints(every_steps=1000),
+        guard=Guard(stop_on_collapse=stop, late=late), checkpoints=Checkpoints(every_steps=1000),
     )  # fmt: skip
     return Recipe(data=data, method=Attract(encoder), optimizer=AdamW(lr=0.02), run=run)
 
@@ -132,9 +132,10 @@ def test_a_planted_collapse_is_said_in_terminal_and_log(
     assert f"The features collapsed by step {steps[0]}: " in capsys.readouterr().err
 
 
-def test_a_run_stops_on_a_collapse_if_the_recipe_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_stops_on_a_collapse_if_the_recipe_says_so(tmp_path: Path, *, late: bool) -> None:
     with pytest.raises(Collapsed, match="The features collapsed by step") as caught:
-        pretrain(collapsing(stop=True), tmp_path / "run", progress="quiet")
+        pretrain(collapsing(stop=True, late=late), tmp_path / "run", progress="quiet")
     saved, _ = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
     assert saved is not None
     assert collapsed_at(read_metrics(tmp_path / "run" / "metrics.jsonl")) == [saved.step]

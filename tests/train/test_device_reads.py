@@ -7,6 +7,8 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +25,9 @@ from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws
-from mezzotint.train.log import Meter
+from mezzotint.train.log import Meter, read_metrics
 from mezzotint.train.loop import Trainer
+from mezzotint.train.signals import StopFlag
 from mezzotint.types import Batch, Views
 from tests.recipes.keys import modality_of_data, recipes
 from tests.simulated_device import DEVICE, SimulatedDevice
@@ -165,6 +168,27 @@ def test_a_step_of_the_loop_reads_once(wait: bool) -> None:
     assert [name.partition(":")[0] for name in device.reads] == [GUARD], device.reads
     assert sum(device.reads.values()) == 1
     assert not device.waits, device.waits
+
+
+def test_a_logged_step_of_a_run_reads_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its line is written when the next step has been computed."""
+    sections = config("moco", batch_size=128)
+    sections["run"]["log"] |= {"every_steps": 1, "knn_epochs": 0, "map_epochs": 0}
+    sections["run"]["guard"] = {"late": True}
+    recipe = Recipe.build(resolve_recipe(sections))
+    monkeypatch.setattr("mezzotint.timing.is_measured", lambda step: False)  # it waits by design
+    found, step_of = [], Trainer.step
+    with SimulatedDevice() as device:
+        trainer = Trainer(recipe, DEVICE)
+
+        def step(self: Trainer, *args: Any, **settings: Any) -> dict[str, float]:
+            found.append((sum(device.reads.values()), sum(device.waits.values())))
+            return step_of(self, *args, **settings)
+
+        monkeypatch.setattr(Trainer, "step", step)
+        trainer.fit(tmp_path, StopFlag(), resume=False, progress="quiet")
+    assert len(found) == trainer.total == len(read_metrics(tmp_path / "metrics.jsonl"))
+    assert all(one == (reads + 1, waits) for (reads, waits), one in pairwise(found[1:]))
 
 
 @pytest.mark.parametrize("kind", sorted(index().members("Optimizer")))

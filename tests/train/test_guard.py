@@ -1,13 +1,11 @@
-"""The guard against a naive count, and the state that an abandoned step must not move."""
+"""The guard against a naive count, and the search for tensors that are not finite."""
 
 import math
 
 import pytest
 import torch
-from torch import nn
 
 from mezzotint.train.guard import (
-    ForwardState,
     NotFinite,
     SentScalars,
     StepGuard,
@@ -60,71 +58,6 @@ def test_scalars_are_those_of_the_step() -> None:
 
 def read_of(value: float) -> torch.Tensor:
     return torch.tensor(float(value))
-
-
-class Moving(nn.Module):
-    """A module whose forward pass moves a BatchNorm, replaces a buffer and mirrors a third."""
-
-    ranges: torch.Tensor
-    steps: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(3)
-        self.register_buffer("ranges", torch.full((1,), INF), persistent=False)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.mirror = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.ranges = x.detach().amax(0)
-        self.steps += 1
-        self.mirror = int(self.steps)
-        out: torch.Tensor = self.norm(x)
-        return out
-
-    def _load_from_state_dict(self, *args: object) -> None:
-        super()._load_from_state_dict(*args)
-        self.mirror = int(self.steps)
-
-
-@pytest.mark.parametrize("value", [NAN, INF, 3e38, 1e30])
-def test_what_a_forward_pass_moves_is_checked_and_put_back(value: float) -> None:
-    module = Moving()
-    before = ForwardState(module)
-    before.keep()
-    module(torch.randn(8, 3))
-    assert bool(before.is_finite(torch.device("cpu")))
-    before.release()
-    buffers = {name: b.clone() for name, b in module.named_buffers()}
-    assert module.mirror == 1
-
-    before.keep()
-    module(torch.randn(8, 3).index_fill(0, torch.tensor([2]), value))
-    assert not bool(before.is_finite(torch.device("cpu")))
-    before.abandon(1)
-    found = dict(module.named_buffers())
-    assert found.keys() == buffers.keys() and module.mirror == 1
-    assert all(torch.equal(found[name], b) for name, b in buffers.items())
-
-
-def test_a_step_that_counts_is_not_put_back() -> None:
-    module = Moving()
-    before = ForwardState(module)
-    before.keep()
-    module(torch.randn(8, 3))
-    moved = module.norm.running_mean.clone()  # type: ignore[union-attr]
-    before.release()
-    before.restore()
-    assert torch.equal(module.norm.running_mean, moved)  # type: ignore[arg-type]
-
-
-def test_an_update_that_made_weights_nan_stops_the_run() -> None:
-    module = Moving()
-    before = ForwardState(module)
-    before.keep()
-    module.norm.weight.data[1] = NAN
-    with pytest.raises(NotFinite, match="update before step 4 made the weights norm.weight NaN"):
-        before.abandon(4)
 
 
 def test_the_first_tensor_that_is_not_finite_is_named() -> None:

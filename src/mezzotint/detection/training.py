@@ -33,11 +33,12 @@ from mezzotint.quant.batch_norm import averaged_statistics
 from mezzotint.recipe.component import Component, require_sizes
 from mezzotint.seeding import Draws, key_of, sample_order
 from mezzotint.train.checkpoint import CheckpointStore
-from mezzotint.train.guard import ForwardState, SentScalars, StepGuard
+from mezzotint.train.guard import SentScalars, StepGuard
 from mezzotint.train.log import Progress, RunLog
 from mezzotint.train.settings import Compute
 from mezzotint.train.signals import Interrupted, catch_signals
 from mezzotint.train.state import load_optimizer_state, optimizer_state
+from mezzotint.train.undo import ForwardState
 from mezzotint.types import Unreadable
 from mezzotint.workers import read_in_workers
 

@@ -27,7 +27,7 @@ from mezzotint.files import replacing
 from mezzotint.methods.method import Method
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.seeding import sample_order
-from mezzotint.train.drift import Drift
+from mezzotint.train.continued import Drift
 from mezzotint.train.online import OnlineKNN
 from mezzotint.train.sharding import whole_encoder
 
@@ -73,7 +73,7 @@ class EpochCallback:
             recipe.run.seed,
             steps_per_epoch,
         )
-        self.last, self.log_every = recipe.run.epochs * steps_per_epoch, log.every_steps
+        self.last = recipe.run.epochs * steps_per_epoch
         self.knn_every, self.map_every = (
             log.knn_epochs * steps_per_epoch,
             log.map_epochs * steps_per_epoch,
@@ -86,8 +86,8 @@ class EpochCallback:
             self.mapped = _mapped(recipe.data)
 
     def is_due(self, done: int) -> bool:
-        """Whether the log or a measurement needs the state after `done` steps."""
-        every = (self.log_every, self.knn_every, self.map_every)
+        """Whether a measurement needs the state after `done` steps."""
+        every = (self.knn_every, self.map_every)
         drifts = self.drift is not None and done % self.steps_per_epoch == 0
         return drifts or done == self.last or any(n and done % n == 0 for n in every)
 

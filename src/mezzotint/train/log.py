@@ -19,7 +19,8 @@ from torch import nn
 
 from mezzotint import timing
 from mezzotint.files import shown, write_text
-from mezzotint.train import drift
+from mezzotint.train import continued
+from mezzotint.train.collapse import CollapseAlarm
 from mezzotint.types import Batch
 
 COLLAPSED = "collapsed"
@@ -222,7 +223,7 @@ class RunLog:
         for tracker in self.trackers:
             tracker.log({k: v for k, v in metrics.items() if math.isfinite(v)}, step)
         self.bar.show(step, metrics)
-        if not self.warned and (text := drift.warning(metrics)):
+        if not self.warned and (text := continued.drift_warning(metrics)):
             self.bar.note(text)
             self.warned = True
 
@@ -231,6 +232,31 @@ class RunLog:
         self.file.close()
         for tracker in self.trackers:
             tracker.close()
+
+
+def log_checked(
+    log: RunLog | None,
+    alarm: CollapseAlarm,
+    step: int,
+    line: Mapping[str, float],
+    checked: Mapping[str, float],
+) -> None:
+    """Write the line of a step that was checked by now, and look whether the features collapsed.
+
+    Args:
+        log: on the main process.
+        alarm: of the run.
+        step: number of steps that were done.
+        line: what was known then.
+        checked: what is known since.
+
+    Raises:
+        Collapsed: when the features collapsed and the recipe stops a run then.
+    """
+    warning = alarm.check(step, checked)
+    if log:
+        log.line(step, {**line, **checked}, warning)
+    alarm.end(warning)
 
 
 def checked_line(line: Mapping[str, Any]) -> str:

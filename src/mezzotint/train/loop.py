@@ -29,13 +29,14 @@ from mezzotint.train import continued, faults, postmortem, rundir
 from mezzotint.train.callbacks import EpochCallback, ForwardPassCounter
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.collapse import CollapseAlarm
-from mezzotint.train.guard import SentScalars, StepGuard, Undo
-from mezzotint.train.log import Meter, Progress, RunLog, require_trackers
+from mezzotint.train.guard import SentScalars, StepGuard
+from mezzotint.train.log import Meter, Progress, RunLog, log_checked, require_trackers
 from mezzotint.train.online import OnlineClassifier
 from mezzotint.train.saver import Saver
 from mezzotint.train.sharding import divide, entrance, gradient_norm, whole_encoder
 from mezzotint.train.signals import Interrupted, StopFlag, catch_signals
-from mezzotint.train.state import Average, Copies, RunState
+from mezzotint.train.state import Average, RunState
+from mezzotint.train.undo import Undo
 from mezzotint.types import Batch, Views
 
 _Logs = dict[str, Tensor]
@@ -120,7 +121,7 @@ class Trainer:
         self.classifier = OnlineClassifier.of(recipe, device)
         average = self.average.method if self.average else None
         self.state.modules = {"average": average, "classifier": self.classifier}
-        self.undo, self.updating = Undo(self.method, Copies(self.state), guard), False
+        self.undo, self.updating = Undo(self.state), False
         self.alarm = CollapseAlarm.of(recipe)
         self.callback = EpochCallback(recipe, self.plan.steps_per_epoch, self.twin)
         self.environment = rundir.environment(device.type)
@@ -264,15 +265,13 @@ class Trainer:
                 self.counter.stop()  # every step makes the same number of forward passes
                 meter.images += self.run.batch_size
                 done += 1
-                last = done == self.total
                 knn = self.callback(out, done)
-                warning = self.alarm.check(done, metrics)
-                if log and (done % every == 0 or last or knn):
+                if done % every == 0 or done == self.total or knn:
                     counts = self.state.counts(saver.seconds(), done / self.plan.steps_per_epoch)
-                    log.line(done, {**counts, **metrics, **meter.metrics(), **knn}, warning)
+                    line = {**counts, **metrics, **meter.metrics(), **knn}
+                    self.undo.tell(partial(log_checked, log, self.alarm, done, line))
                     meter = Meter()
-                self.alarm.end(warning)
-                if saver.after_step(done, flag, last=last):
+                if saver.after_step(done, flag, last=done == self.total):
                     raise Interrupted(flag.number or 15)
         except Exception as error:
             # On any error but one in the update itself, the state is that after `done` steps.

@@ -23,8 +23,8 @@ from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.callbacks import ForwardPassCounter
 from mezzotint.train.checkpoint import CheckpointStore, Saved, size_of
-from mezzotint.train.guard import NotFinite, StepGuard, alike, first_not_finite
-from mezzotint.train.sharding import copy_each, divided, whole
+from mezzotint.train.guard import NotFinite, StepGuard, first_not_finite
+from mezzotint.train.sharding import divided, whole
 from mezzotint.types import Batch
 
 _MARK = ":"
@@ -254,61 +254,6 @@ class Average:
         momentum_update(self.method, method, min(self.decay, (1 + step) / (10 + step)))
         for own, new in zip(self.method.buffers(), method.buffers(), strict=True):
             own.copy_(new)
-
-
-class Copies:
-    """Copies of what an update changes and a forward pass does not: weights, moments, averages.
-
-    Args:
-        state: of the run.
-    """
-
-    def __init__(self, state: RunState) -> None:
-        self._own: list[Tensor] = list(state.method.parameters())
-        average = state.modules["average"]
-        if average is not None:
-            self._own += [*average.parameters(), *average.buffers()]
-        self._kept: list[Tensor] = []
-        self._optimizer, self._moments = state.optimizer, dict[Tensor, dict[str, Any]]()
-
-    @torch.no_grad()
-    def keep(self) -> None:
-        """Copy the tensors, into the memory of the copies before."""
-        self._kept = self._kept or [torch.empty_like(t) for t in self._own]
-        pairs = list(zip(self._kept, self._own, strict=True))
-        self._moments = {
-            parameter: _copies(entries, self._moments.get(parameter, {}), pairs)
-            for parameter, entries in self._optimizer.state.items()
-        }
-        copy_each(pairs)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the tensors back."""
-        pairs = list(zip(self._own, self._kept, strict=True))
-        state = self._optimizer.state
-        for parameter in list(state):
-            if parameter in self._moments:
-                kept = self._moments[parameter]
-                state[parameter] = _copies(kept, state[parameter], pairs)
-            else:  # the update was its first
-                del state[parameter]
-        copy_each(pairs)
-
-
-def _copies(
-    entries: Mapping[str, Any], to: Mapping[str, Any], pairs: list[tuple[Tensor, Tensor]]
-) -> dict[str, Any]:
-    """Return copies of a parameter's moments; add to `pairs` what is to be copied into `to`."""
-    found: dict[str, Any] = {}
-    for name, value in entries.items():
-        target = to.get(name)
-        if isinstance(value, Tensor) and isinstance(target, Tensor) and alike(value, target):
-            pairs.append((target, value))
-            found[name] = target
-        else:
-            found[name] = value.clone() if isinstance(value, Tensor) else value
-    return found
 
 
 def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Runs whose steps are checked while the next one is computed: they end like those that wait."""
+"""What an abandoned step must not move, and runs that check late: they end like those that wait."""
 
 import itertools
 import json
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as td
+from torch import nn
 
 from mezzotint.data.loader import batches
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
@@ -24,18 +25,95 @@ from mezzotint.train.postmortem import read_bundle
 from mezzotint.train.replay import replay
 from mezzotint.train.settings import Compute, Guard, Run
 from mezzotint.train.signals import Interrupted
+from mezzotint.train.undo import ForwardState
 from tests.ranks import spawn
 from tests.tiny import config
 from tests.train.test_loop import digest
 
+NAN, INF = math.nan, math.inf
+
+
+class Moving(nn.Module):
+    """A module whose forward pass moves a BatchNorm, replaces a buffer and mirrors a third."""
+
+    ranges: torch.Tensor
+    steps: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.register_buffer("ranges", torch.full((1,), INF), persistent=False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.mirror = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.ranges = x.detach().amax(0)
+        self.steps += 1
+        self.mirror = int(self.steps)
+        out: torch.Tensor = self.norm(x)
+        return out
+
+    def _load_from_state_dict(self, *args: object) -> None:
+        super()._load_from_state_dict(*args)
+        self.mirror = int(self.steps)
+
+
+@pytest.mark.parametrize("value", [NAN, INF, 3e38, 1e30])
+def test_what_a_forward_pass_moves_is_checked_and_put_back(value: float) -> None:
+    module = Moving()
+    before = ForwardState(module)
+    before.keep()
+    module(torch.randn(8, 3))
+    assert bool(before.is_finite(torch.device("cpu")))
+    before.release()
+    buffers = {name: b.clone() for name, b in module.named_buffers()}
+    assert module.mirror == 1
+
+    before.keep()
+    module(torch.randn(8, 3).index_fill(0, torch.tensor([2]), value))
+    assert not bool(before.is_finite(torch.device("cpu")))
+    before.abandon(1)
+    found = dict(module.named_buffers())
+    assert found.keys() == buffers.keys() and module.mirror == 1
+    assert all(torch.equal(found[name], b) for name, b in buffers.items())
+
+
+def test_a_step_that_counts_is_not_put_back() -> None:
+    module = Moving()
+    before = ForwardState(module)
+    before.keep()
+    module(torch.randn(8, 3))
+    moved = module.norm.running_mean.clone()  # type: ignore[union-attr]
+    before.release()
+    before.restore()
+    assert torch.equal(module.norm.running_mean, moved)  # type: ignore[arg-type]
+
+
+def test_an_update_that_made_weights_nan_stops_the_run() -> None:
+    module = Moving()
+    before = ForwardState(module)
+    before.keep()
+    module.norm.weight.data[1] = NAN
+    with pytest.raises(NotFinite, match="update before step 4 made the weights norm.weight NaN"):
+        before.abandon(4)
+
 
 def settings(method: str = "byol", *, late: bool, **run: Any) -> dict[str, Any]:
-    """A run of 14 steps, of which every seventh is logged, and so waits."""
+    """A run of 14 steps, of which every seventh is logged, if `run` does not say other."""
     sections = config(method, batch_size=128, **run)
     sections["encoder"] = {"kind": "resnet8", "stem": "patch", "width": 4}
-    sections["run"]["log"] = {**sections["run"].get("log", {}), "every_steps": 7, "knn_epochs": 0}
+    sections["run"]["log"] = {"every_steps": 7, "knn_epochs": 0, **run.get("log", {})}
     sections["run"]["guard"] = {**sections["run"].get("guard", {}), "late": late}
     return resolve_recipe(sections)
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    """The lines of a log, without times."""
+    timed = ("seconds", "images_per_second", "data_wait", "augment_share")
+    return [
+        {k: v for k, v in line.items() if k not in timed and not k.startswith("time/")}
+        for line in read_metrics(run / "metrics.jsonl")
+    ]
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
@@ -51,13 +129,15 @@ EVERYTHING: dict[str, Any] = {
     "micro_batches": 2, "clip_norm": 1.0, "log": {"classifier": {}},
     "compute": {"average": 0.9},
 }  # fmt: skip
-CASES = {
+CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "first": ("byol", (0,), {}),
     "logged": ("moco", (6, 13), {}),
     "before a logged one": ("moco", (5, 12), {}),
     "after a logged one": ("dino", (7,), {}),
     "in a row": ("ssql", (1, 2, 3, 9, 10), {}),
     "last": ("simclr", (12, 13), {}),
+    "each one logged": ("simsiam", (0, 4, 5, 10, 13), {"log": {"every_steps": 1}}),
+    "measured": ("byol", (6, 7), {"log": {"every_steps": 3, "knn_epochs": 1}, "epochs": 2}),
     "all settings": ("byol", (0, 4, 5, 10), EVERYTHING),
 }
 
@@ -70,16 +150,12 @@ def test_a_run_ends_as_if_it_had_waited(
     poison(monkeypatch, *bad)
     for late in (False, True):
         sections = settings(method, late=late, **run)
-        if "log" in run:
+        if "classifier" in run.get("log", {}):
             sections["data"] = {"kind": "labeled", "source": sections["data"]}
         pretrain(Recipe.build(resolve_recipe(sections)), tmp_path / str(late), progress="quiet")
     waited, run_late = tmp_path / "False", tmp_path / "True"
     assert digest(run_late) == digest(waited)
-    lines = [read_metrics(run / "metrics.jsonl") for run in (waited, run_late)]
-    timed = ("seconds", "images_per_second", "data_wait", "augment_share")
-    for one, other in zip(*lines, strict=True):
-        keys = {k for k in one if k not in timed and not k.startswith("time/")}
-        assert keys <= other.keys() and all(one[k] == other[k] for k in keys)
+    assert logged(run_late) == logged(waited)
     environment = json.loads((run_late / "environment.json").read_text())
     assert environment["skipped_steps"] == list(bad)
 
@@ -111,7 +187,8 @@ def test_too_many_stop_a_run_at_the_same_step_with_the_same_weights(
     poison(monkeypatch, 9, 10, 11, 12)
     messages, states = [], []
     for late in (False, True):
-        made = Recipe.build(settings(late=late, guard={"patience": patience}))
+        log = {"every_steps": 1}
+        made = Recipe.build(settings(late=late, guard={"patience": patience}, log=log))
         with pytest.raises(NotFinite) as caught:
             pretrain(made, tmp_path / str(late), progress="quiet")
         messages.append(str(caught.value))
@@ -122,6 +199,7 @@ def test_too_many_stop_a_run_at_the_same_step_with_the_same_weights(
         bundle = read_bundle(next((tmp_path / str(late) / "postmortem").iterdir()))
         assert (bundle.step, bundle.start, bundle.loss) == (9 + patience, 9 + patience, "nan")
     assert messages[0] == messages[1]
+    assert logged(tmp_path / "True") == logged(tmp_path / "False")
     one, other = states
     assert {k: v for k, v in one.state.items() if k != "seconds"} == {
         k: v for k, v in other.state.items() if k != "seconds"
@@ -149,7 +227,10 @@ def test_an_update_that_ruins_weights_is_said_to_be_the_one(tmp_path: Path) -> N
 def test_an_error_or_a_signal_saves_what_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, bad: tuple[int, ...]
 ) -> None:
-    """It comes after the backward pass of step 10, when step 9 has been made and not checked."""
+    """It comes after the backward pass of step 10, when step 9 has been made and not checked.
+
+    Step 9 is logged, with what the check finds.
+    """
     come: list[int] = []
 
     def point(name: str, step: int) -> bool:
@@ -165,15 +246,42 @@ def test_an_error_or_a_signal_saves_what_counts(
         out = tmp_path / str(late)
         come.clear()
         if action == "raise" and late and bad == (9,):
-            pretrain(Recipe.build(settings(late=late)), out, progress="quiet")
+            pretrain(
+                Recipe.build(settings(late=late, log={"every_steps": 5})), out, progress="quiet"
+            )
             continue  # what step 10 computed from weights that do not count is computed again
         with pytest.raises(MemoryError if action == "raise" else Interrupted):
-            pretrain(Recipe.build(settings(late=late)), out, progress="quiet")
+            pretrain(
+                Recipe.build(settings(late=late, log={"every_steps": 5})), out, progress="quiet"
+            )
         saved = load(next((out / "checkpoints").iterdir()))
         assert saved.step == (10 if action == "raise" else 11)
+        assert [line["step"] for line in logged(out)] == [5, 10]
         assert saved.state["skipped"] == [step for step in bad if step < saved.step]
-        pretrain(Recipe.build(settings(late=late)), out, resume=True, progress="quiet")
+        pretrain(
+            Recipe.build(settings(late=late, log={"every_steps": 5})),
+            out,
+            resume=True,
+            progress="quiet",
+        )
     assert digest(tmp_path / "True") == digest(tmp_path / "False")
+    assert logged(tmp_path / "True") == logged(tmp_path / "False")
+
+
+def test_only_steps_that_are_measured_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited, step_of = [], Trainer.step
+
+    def step(self: Trainer, number: int, *args: Any, wait: bool) -> dict[str, float]:
+        if wait:
+            waited.append(number)
+        return step_of(self, number, *args, wait=wait)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    log = {"every_steps": 1, "knn_epochs": 1, "map_epochs": 0}
+    made = Recipe.build(settings(late=True, log=log, epochs=2))
+    pretrain(made, tmp_path / "run", progress="quiet")
+    per_epoch = len(logged(tmp_path / "run")) // 2
+    assert waited == [per_epoch - 1, 2 * per_epoch - 1]
 
 
 def _worker(rank: int, folder: str) -> None:
