@@ -22,9 +22,25 @@ def keep_freed_memory() -> bool:
         Whether it was set: not for another C library, or where the environment variables of glibc
         say something else.
     """
-    is_glibc = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if not is_glibc or "glibc.malloc" in tunables or any(n in os.environ for n in _CHOSEN_BY_USER):
+    if (
+        not _is_glibc()
+        or "glibc.malloc" in tunables
+        or any(n in os.environ for n in _CHOSEN_BY_USER)
+    ):
         return False
     library = ctypes.CDLL(None)
     return bool(library.mallopt(_MMAP_MAX, 0) and library.mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def give_back() -> None:
+    """Return memory that is free to the system, after work that needed far more than what follows.
+
+    Elsewhere than with glibc nothing happens.
+    """
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _is_glibc() -> bool:
+    return "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from mezzotint import memory
 from mezzotint.data.formats import storage
 from mezzotint.data.formats.tar import MAX_MEMBER
 from mezzotint.data.listing.layout import ROLES, role_of, role_of_file, scored_role
@@ -130,11 +131,15 @@ class ShardIndex:
         self.__dict__.update(state, columns=columns)
 
     def give_back(self) -> None:
-        """Let go of the pages of columns that were read; they are read again when needed."""
+        """Let go of pages of columns that were read, and of the memory of what was made of them.
+
+        The columns are read again when needed.
+        """
         for column in self.columns.values():
             mapped = getattr(column, "_mmap", None)
             if mapped is not None:
                 mapped.madvise(mmap.MADV_DONTNEED)
+        memory.give_back()
 
     def ids(self, count: int | None = None) -> Sequence[str]:
         """Return the ids of the first samples; of all by default."""

@@ -215,6 +215,7 @@ class Sharded(Source, abstract=True):
         index, trained = self.index, len(self)
         if len(index.classes) < 2:
             return self, []
+        index.give_back()  # what is free by now, before as much is taken again
         if len(index.splits) == 1:
             chosen = np.asarray(index.columns["scored"][:trained], np.bool_)
             if not chosen.any():
