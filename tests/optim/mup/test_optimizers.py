@@ -148,8 +148,41 @@ def test_any_schedule_of_torch_keeps_the_ratios(
         kept.step()
         reference.step()
     again = keep_ratios(make(net, lr=0.1, **extra), schedule, **keywords)
-    again.load_state_dict(kept.state_dict())
+    again.load_state_dict(copy.deepcopy(kept.state_dict()))
     assert again.get_last_lr() == pytest.approx(kept.get_last_lr())
+    key = "momentum" if make is MuSGD else "betas"  # which OneCycleLR moves
+    moved = [group[key] for group in again.optimizer.param_groups]
+    assert moved == [group[key] for group in optimizer.param_groups]
+
+
+def test_a_schedule_of_rates_leaves_momentum_and_tensor_rates_as_they_are() -> None:
+    net = model()
+    body, head = list(net.parameters())[:-1], list(net.parameters())[-1:]
+    groups = [{"params": body, "betas": (0.8, 0.9)}, {"params": head, "betas": (0.5, 0.6)}]
+    optimizer = MuAdam(groups, lr=torch.tensor(0.1), capturable=False, foreach=False)
+    tensors = [group["lr"] for group in optimizer.param_groups]
+    kept = keep_ratios(optimizer, lr_scheduler.StepLR, step_size=1)
+    optimizer.step()
+    kept.step()
+    assert [g["lr"] for g in optimizer.param_groups] == tensors  # the tensors themselves
+    assert {g["mup_group"]: g["betas"] for g in optimizer.param_groups} == {
+        0: (0.8, 0.9),
+        1: (0.5, 0.6),
+    }
+    assert float(tensors[0]) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("by", ["add_param_group", "load_state_dict"])
+def test_groups_without_rates_of_mup_are_refused(by: str) -> None:
+    net = model()
+    first, *rest = net.parameters()
+    optimizer = MuAdam([first], lr=0.1)
+    if by == "add_param_group":
+        optimizer.add_param_group({"params": rest})
+    else:
+        optimizer.load_state_dict(torch.optim.Adam([first]).state_dict())
+    with pytest.raises(ValueError, match=r"Make a new optimizer of all groups"):
+        optimizer.step()
 
 
 def test_an_absolute_minimum_rate_is_noticed_at_the_next_step() -> None:

@@ -132,6 +132,34 @@ def test_a_shared_readout_keeps_the_weight_of_its_embedding() -> None:
     assert rates["table.weight"] == 1.0 and rates["inner.weight"] == 0.25
 
 
+@pytest.mark.parametrize("first", ["table", "out"])
+def test_a_plain_linear_with_the_weight_of_an_embedding_is_refused_by_its_name(first: str) -> None:
+    """Language models tie their last layer, and named_parameters names the first owner alone."""
+
+    def made(width: int) -> nn.Module:
+        table, out = nn.Embedding(10, width), nn.Linear(width, 10, bias=False)
+        out.weight = table.weight
+        parts = {"table": table, "out": out}
+        return nn.ModuleDict({name: parts[name] for name in sorted(parts, key=first.__ne__)})
+
+    with pytest.raises(ValueError, match=r"`out.weight` leads from a width.*a MuSharedReadout"):
+        set_base_shapes(made(32), made(8), delta=made(16))
+
+
+def test_shared_parameters_are_rescaled_once_and_those_of_an_embedding_never() -> None:
+    def made(width: int) -> Any:
+        torch.manual_seed(0)
+        parts = nn.ModuleList([nn.Embedding(5, width), *(MuReadout(width, 5) for _ in range(3))])
+        parts[1].weight = parts[0].weight
+        parts[3].weight, parts[3].bias = parts[2].weight, parts[2].bias
+        return parts
+
+    drawn, model = made(64), set_base_shapes(made(64), made(16), delta=made(32))
+    assert torch.equal(model[1].weight, drawn[0].weight)
+    assert torch.equal(model[3].weight, 2 * drawn[2].weight)
+    assert torch.equal(model[3].bias, 2 * drawn[2].bias)
+
+
 def test_biases_of_packed_attention_are_rescaled_too() -> None:
     def attention(width: int) -> nn.MultiheadAttention:
         made = nn.MultiheadAttention(width, 2)
@@ -151,8 +179,12 @@ def test_biases_of_packed_attention_are_rescaled_too() -> None:
         (lambda w: nn.RNNCell(5, w), {"weight_ih": 1.0, "weight_hh": 0.5, "bias_hh": 1.0}),
         (lambda w: nn.ConvTranspose2d(3, w, 2), {"weight": 1.0, "bias": 1.0}),
         (lambda w: nn.ConvTranspose2d(w, 2 * w, 2), {"weight": 0.5, "bias": 1.0}),
+        (lambda w: nn.MultiheadAttention(w, w // 16, kdim=40, vdim=w, add_bias_kv=True),
+         {"k_proj_weight": 1.0, "v_proj_weight": 0.5, "q_proj_weight": 0.5, "bias_k": 1.0}),
+        (lambda w: nn.Bilinear(2, w, w), {"weight": 0.5}),
+        (lambda w: nn.Bilinear(w, 2, w), {"weight": 0.5, "bias": 1.0}),
     ],
-    ids=["gru", "lstm", "cell", "transposed stem", "transposed"],
+    ids=["gru", "lstm", "cell", "transposed stem", "transposed", "attention", "second", "first"],
 )  # fmt: skip
 def test_weights_that_torch_draws_by_another_size_than_their_inputs(
     layer: Any, std: dict[str, float]
@@ -165,10 +197,21 @@ def test_weights_that_torch_draws_by_another_size_than_their_inputs(
         assert float(ratio.detach()) == pytest.approx(expected, rel=0.15), name
 
 
-def test_a_parametrization_is_refused() -> None:
+@pytest.mark.parametrize("rescale", [True, False])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda w: nn.utils.parametrizations.weight_norm(nn.Linear(3, w)),
+        lambda w: nn.utils.parametrizations.weight_norm(nn.LSTM(3, w), "weight_hh_l0"),
+        lambda w: nn.utils.parametrizations.spectral_norm(nn.Embedding(3, w)),
+        lambda w: nn.utils.spectral_norm(nn.Conv1d(3, w, 1)),
+    ],
+    ids=["linear", "lstm", "embedding", "hook"],
+)
+def test_a_parametrization_is_refused(layer: Any, rescale: bool) -> None:
     def made(width: int) -> nn.Module:
-        linear: nn.Module = nn.utils.parametrizations.weight_norm(nn.Linear(3, width))
-        return linear
+        return nn.Sequential(nn.Linear(2, width), layer(width))
 
-    with pytest.raises(ValueError, match="weight of a .*Linear is computed by a parametrization"):
-        set_base_shapes(made(16), made(4), delta=made(8))
+    with pytest.raises(ValueError, match="Weights of `1` are computed by a parametrization"):
+        set_base_shapes(made(16), made(4), rescale_params=rescale, delta=made(8))
+    set_base_shapes(made(16), None)  # the standard parametrization takes any layer

@@ -67,5 +67,6 @@ def test_any_layer_becomes_a_readout(layer: Any) -> None:
     multiply_input(drawn, 1.0)
     drawn.load_state_dict({"weight": weight, "bias": bias})
     torch.testing.assert_close(readout(x), drawn(x))
+    assert torch.equal(readout(input=x), readout(x))
     twin = pickle.loads(pickle.dumps(copy.deepcopy(readout)))
     assert torch.equal(twin(x), readout(x))

@@ -60,6 +60,8 @@ class Odd(nn.Module):
         super().__init__()
         self.up = nn.ConvTranspose2d(3, width, 2)
         self.depthwise = nn.Conv2d(width, width, 3, groups=width)
+        self.depthwise_up = nn.ConvTranspose2d(width, width, 4, groups=width)
+        self.grouped_up = nn.ConvTranspose2d(width, width, 4, groups=2)
         self.attention = nn.MultiheadAttention(width, 2)
         self.scale = nn.Parameter(torch.zeros(()))
 
@@ -67,7 +69,8 @@ class Odd(nn.Module):
 def test_transposed_depthwise_and_packed_weights_have_the_right_roles() -> None:
     grown = growth(set_base_shapes(Odd(16), Odd(4), delta=Odd(8)))
     assert grown["up.weight"].role == "input"
-    assert grown["depthwise.weight"].role == "input"
+    assert grown["depthwise.weight"].role == grown["depthwise_up.weight"].role == "input"
+    assert grown["depthwise_up.weight"].width == 4.0 and grown["grouped_up.weight"].role == "hidden"
     packed = grown["attention.in_proj_weight"]
     assert (packed.role, packed.fan_in, packed.fan_out) == ("hidden", 4.0, 4.0)
     assert grown["attention.in_proj_bias"].role == "vector"
@@ -111,6 +114,14 @@ class Cube(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.cube = nn.Parameter(torch.zeros(width, width, width))
+
+
+def test_a_lazy_module_is_refused_until_it_has_sizes() -> None:
+    lazy = nn.LazyLinear(8)
+    with pytest.raises(ValueError, match="`weight` has no size yet: its module is lazy"):
+        make_base_shapes(nn.Linear(3, 4), lazy)
+    lazy(torch.zeros(1, 3))
+    assert make_base_shapes(nn.Linear(3, 4), lazy)["weight"] == (4, None)
 
 
 def test_three_widths_in_one_parameter_are_refused_by_its_name() -> None:

@@ -143,6 +143,12 @@ def _require_ratios(optimizer: Optimizer, *_: Any) -> None:
     """Refuse a step with learning rates that a schedule has set without regard to the groups."""
     rates: dict[int, float] = {}
     for group in optimizer.param_groups:
+        if "mup_group" not in group:
+            raise ValueError(
+                "A group of parameters came without muP's rates, by add_param_group or from the "
+                "state of another optimizer. Make a new optimizer of all groups, such as "
+                "MuAdam(groups, lr=…)."
+            )
         if isinstance(group["lr"], Tensor):  # reading it would wait for the device
             return
         rate = group["lr"] / group.get("lr_factor", 1.0)
@@ -183,6 +189,9 @@ class keep_ratios:  # noqa: N801 - used like a function
             self.driver = Adam(nothing, lr=self.reference, betas=first["betas"])
         else:
             self.driver = SGD(nothing, lr=self.reference, momentum=first.get("momentum", 0.0))
+        driven = self.driver.param_groups[0]
+        self._before = {key: driven[key] for key in ("momentum", "betas") if key in driven}
+        self._moved: set[str] = set()
         self.schedule = schedule(self.driver, **kwargs)
         self._apply()
 
@@ -197,19 +206,23 @@ class keep_ratios:  # noqa: N801 - used like a function
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the schedule."""
-        return self.schedule.state_dict()
+        """State of the schedule, and the rate and momentum that it has set."""
+        driven = {k: v for k, v in self.driver.param_groups[0].items() if k != "params"}
+        return {"schedule": self.schedule.state_dict(), "driven": driven}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a state of the schedule."""
-        self.schedule.load_state_dict(state)
-        self.driver.param_groups[0]["lr"] = self.schedule.get_last_lr()[0]
+        self.schedule.load_state_dict(state["schedule"])
+        self.driver.param_groups[0].update(state["driven"])
         self._apply()
 
     def _apply(self) -> None:
         driven = self.driver.param_groups[0]
+        # OneCycleLR moves momentum too; any other schedule leaves each group its own.
+        self._moved |= {key for key, value in self._before.items() if driven[key] != value}
         for group, ratio in zip(self.optimizer.param_groups, self.ratios, strict=True):
-            group["lr"] = driven["lr"] * ratio
-            for key in ("momentum", "betas"):  # OneCycleLR moves these too
-                if key in driven:
-                    group[key] = driven[key]
+            if isinstance(group["lr"], Tensor):  # a captured or compiled step reads this one
+                group["lr"].fill_(driven["lr"] * ratio)
+            else:
+                group["lr"] = driven["lr"] * ratio
+            group.update({key: driven[key] for key in self._moved})

@@ -3,10 +3,11 @@
 The interface is that of the `mup` package (Yang et al. 2022, arXiv 2203.03466), for users who know
 it. Differs from it in that nothing is kept on parameters, in that convolutions are checked too, in
 that a base model as wide as the model itself is an error instead of the standard parametrization in
-silence, and in that the weight which a `MuSharedReadout` shares with an embedding keeps the
-embedding's initialization.
+silence, and in that a weight which a readout shares with an embedding keeps the embedding's
+initialization.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from mezzotint.optim.mup.readout import MuReadout, MuSharedReadout, is_readout, multiply_input
 from mezzotint.optim.mup.shapes import (
@@ -22,12 +26,15 @@ from mezzotint.optim.mup.shapes import (
     base_of,
     compare,
     growth,
+    input_axis,
+    role_in,
     save_base_shapes,
     shapes_of,
 )
 
 M = TypeVar("M", bound=nn.Module)
-_WEIGHTED = (nn.Linear, _ConvNd, nn.RNNBase, nn.RNNCellBase)
+_DRAWN = ("weight", "bias")
+_WEIGHTED = (nn.Linear, nn.Bilinear, _ConvNd, nn.RNNBase, nn.RNNCellBase)
 
 
 def set_base_shapes(
@@ -63,6 +70,7 @@ def set_base_shapes(
     """
     shapes = _found(model, base, delta)
     attach(model, shapes)
+    _require_plain_weights(model)
     growth(model)  # refuses what has no role
     if do_assert:
         _require_readouts(model)
@@ -72,7 +80,8 @@ def set_base_shapes(
         if isinstance(module, MuReadout):
             module.multiplier = _ratio(module, 1)
         elif is_readout(module):
-            multiply_input(module, 1.0 / _ratio(module, _input_axis(module)))
+            axis = input_axis(module, base_of(module).get("weight", ()))
+            multiply_input(module, 1.0 / _ratio(module, axis))
     if rescale_params:
         _rescale(model)
     return model
@@ -101,32 +110,40 @@ def _found(
 
 def _ratio(module: nn.Module, axis: int, name: str = "weight") -> float:
     """Size of a dimension over that of the base model; 1 where it is no width."""
-    if name not in base_of(module):
-        raise ValueError(
-            f"The {name} of a {type(module).__name__} is computed by a parametrization, such as "
-            "weight_norm, and muP has no rule for it. Leave the parametrization out."
-        )
+    if name not in base_of(module):  # computed by a parametrization, and standard
+        return 1.0
     base = base_of(module)[name][axis]
     return 1.0 if base is None else module.get_parameter(name).shape[axis] / base
 
 
-def _input_axis(module: nn.Module) -> int:
-    """Dimension of a weight's inputs."""
-    return 0 if isinstance(module, _ConvTransposeNd) else 1
+def _require_plain_weights(model: nn.Module) -> None:
+    for prefix, module in model.named_modules():
+        hooks = module._forward_pre_hooks.values()
+        normed = any(isinstance(hook, (WeightNorm, SpectralNorm)) for hook in hooks)
+        if not normed and not is_parametrized(module):
+            continue
+        parts = [module, *getattr(module, "parametrizations", {}).values()]
+        if any(size is not None for p in parts for dims in base_of(p).values() for size in dims):
+            raise ValueError(
+                f"Weights of `{prefix or type(module).__name__}` are computed by a "
+                "parametrization, such as weight_norm, and muP has no rule for it. Leave the "
+                "parametrization out."
+            )
 
 
 def _require_readouts(model: nn.Module) -> None:
-    grown = growth(model)
+    """Refuse plain layers from a width to a fixed size, those of a shared weight included."""
     for prefix, module in model.named_modules():
         if not isinstance(module, _WEIGHTED) or is_readout(module):
             continue
         for local in base_of(module):
-            name = f"{prefix}.{local}" if prefix else local
-            if name in grown and grown[name].role == "output":
+            if role_in(module, local) == "output":
+                name = f"{prefix}.{local}" if prefix else local
                 raise ValueError(
                     f"`{name}` leads from a width to a fixed size, and {type(module).__name__} is "
-                    "no readout. Use a MuReadout there, make_readout for a convolution, or let its "
-                    "output grow with the width."
+                    "no readout. Use a MuReadout there, a MuSharedReadout where an embedding has "
+                    "the same weight, make_readout for a convolution, or let its output grow with "
+                    "the width."
                 )
 
 
@@ -137,32 +154,57 @@ def _rescale(model: nn.Module) -> None:
             "The parameters of this model were rescaled by an earlier set_base_shapes. Pass "
             "`rescale_params=False` to change base shapes alone, or a freshly initialized model."
         )
+    embeddings = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    done = {id(p) for module in embeddings for p in module.parameters(recurse=False)}
     for module in model.modules():
-        if isinstance(module, (nn.Linear, _ConvNd)):
-            # What torch counts as the fan-in is dimension 1, of transposed convolutions too.
-            _redraw(module, "weight", _ratio(module, 1))
-            _multiply(module.bias, _ratio(module, 1) ** 0.5)
-        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-            names = list(base_of(module))
-            for name in names:  # torch draws all of them by 1 / √hidden_size
-                _redraw(module, name, _ratio(module, 0, names[0]))
-        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            _multiply(module.in_proj_bias, _ratio(module, 1, "in_proj_weight") ** 0.5)
+        for name, factor in _factors(module).items():
+            parameter = module.get_parameter(name)
+            if id(parameter) not in done:  # a shared one is scaled once, and that of a table never
+                _multiply(parameter, factor)
+            done.add(id(parameter))
         module.mup_rescaled = True  # type: ignore[assignment]
 
 
-def _redraw(module: nn.Module, name: str, drawn: float) -> None:
-    """Scale a parameter that torch drew by 1 / √drawn to its standard deviation in muP."""
-    parameter, inward = module.get_parameter(name), _input_axis(module)
-    hidden = parameter.ndim > 1 and base_of(module)[name][1 - inward] is not None
-    if isinstance(module, MuSharedReadout) or not (
-        hidden or parameter.ndim == 1 or is_readout(module)
-    ):
-        return
-    _multiply(parameter, (drawn / (_ratio(module, inward, name) if hidden else 1.0)) ** 0.5)
+def _factors(module: nn.Module) -> dict[str, float]:
+    """What turns the std of each parameter, as torch draws it, into that of muP."""
+    names = list(base_of(module))
+    if isinstance(module, (nn.Linear, nn.Bilinear, _ConvNd)):
+        # What torch counts as the fan-in is dimension 1, of transposed convolutions too.
+        drawn = _ratio(module, 1)
+        return {name: _redrawn(module, name, drawn) for name in names if name in _DRAWN}
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):  # all are drawn by 1 / √hidden_size
+        drawn = _ratio(module, 0, names[0])
+        return {name: _redrawn(module, name, drawn) for name in names}
+    if isinstance(module, nn.MultiheadAttention):
+        return {name: _xavier(module, name) for name in names}
+    return {}
+
+
+def _redrawn(module: nn.Module, name: str, drawn: float) -> float:
+    """Factor of a parameter that torch drew by 1 / √drawn."""
+    base = base_of(module)[name]
+    inward, outward = input_axis(module, base), 1 if isinstance(module, _ConvTransposeNd) else 0
+    if len(base) == 1:
+        return math.sqrt(drawn)
+    if isinstance(module, MuSharedReadout):
+        return 1.0
+    if base[outward] is not None:  # hidden, or an input of fixed size
+        return math.sqrt(drawn / _ratio(module, inward, name))
+    return math.sqrt(drawn) if is_readout(module) else 1.0
+
+
+def _xavier(module: nn.MultiheadAttention, name: str) -> float:
+    """Factor of a parameter of attention, which torch draws by Xavier, with keys of any size."""
+    if name in ("bias_k", "bias_v"):
+        return math.sqrt(_ratio(module, 2, name))
+    if name == "in_proj_bias":
+        return math.sqrt(_ratio(module, 0, name))
+    drawn = module.get_parameter(name).shape
+    base = [n if b is None else b for n, b in zip(drawn, base_of(module)[name], strict=True)]
+    return math.sqrt(sum(drawn) / sum(base) / _ratio(module, 1, name))
 
 
 @torch.no_grad()
-def _multiply(parameter: Tensor | None, factor: float) -> None:
-    if parameter is not None and factor != 1.0:  # at the base width nothing is touched
+def _multiply(parameter: Tensor, factor: float) -> None:
+    if factor != 1.0:  # at the base width nothing is touched
         parameter.mul_(factor)

@@ -83,7 +83,7 @@ def make_readout(module: M) -> M:
     Returns:
         The module; `set_base_shapes` sets the factor 1 / m of its input.
     """
-    module.register_forward_pre_hook(_scale_input)
+    module.register_forward_pre_hook(_scale_input, with_kwargs=True)
     module.input_multiplier = None  # type: ignore[assignment]
     return module
 
@@ -96,7 +96,7 @@ def is_readout(module: nn.Module) -> bool:
 def multiply_input(module: nn.Module, factor: float) -> None:
     """Multiply the first input of a module from now on; a second call replaces the factor."""
     if "input_multiplier" not in module.__dict__:
-        module.register_forward_pre_hook(_scale_input)
+        module.register_forward_pre_hook(_scale_input, with_kwargs=True)
     module.input_multiplier = factor  # type: ignore[assignment]
 
 
@@ -107,8 +107,13 @@ def multiply_output(module: nn.Module, factor: float) -> None:
     module.output_multiplier = factor  # type: ignore[assignment]
 
 
-def _scale_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (args[0] * _known(module.__dict__["input_multiplier"]), *args[1:])
+def _scale_input(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    factor = _known(module.__dict__["input_multiplier"])
+    if args:
+        return (args[0] * factor, *args[1:]), kwargs
+    return args, {**kwargs, "input": kwargs["input"] * factor}
 
 
 def _known(multiplier: float | None) -> float:

@@ -19,6 +19,7 @@ from weakref import WeakSet
 import yaml
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import is_lazy
 
 from mezzotint.files import write_text
 
@@ -67,6 +68,7 @@ def shapes_of(source: nn.Module | Mapping[str, Any] | str | Path) -> BaseShapes 
     if isinstance(source, BaseShapes):
         return source
     if isinstance(source, nn.Module):
+        _require_sizes(source)
         return {bare(name): tuple(p.shape) for name, p in source.named_parameters()}
     if isinstance(source, Mapping):
         shapes = {bare(name): tuple(dims) for name, dims in source.items()}
@@ -196,6 +198,11 @@ def base_of(module: nn.Module) -> dict[str, Dims]:
     return own
 
 
+def role_in(module: nn.Module, local: str) -> Role:
+    """Role of a parameter in one of the modules that own it; shared ones may have one in each."""
+    return _grown(local, module, local, tuple(module.get_parameter(local).shape)).role
+
+
 def growth(model: nn.Module) -> dict[str, Growth]:
     """Role and multipliers of each parameter whose base shape is known, by name."""
     return {
@@ -225,7 +232,7 @@ def _grown(name: str, module: nn.Module, local: str, shape: tuple[int, ...]) -> 
         )
     ratios = [1.0 if b is None else size / b for size, b in zip(shape, base, strict=True)]
     widths = [i for i, b in enumerate(base) if b is not None]
-    inward, outward = _fans(module, len(shape))
+    inward, outward = _fans(module, base)
     sizes = {"rows": shape[0], "columns": _product(shape[1:])} if shape else {}
     sizes |= {"depth": module.__dict__.get("mup_depth", 1.0)}
     if not widths:
@@ -234,7 +241,7 @@ def _grown(name: str, module: nn.Module, local: str, shape: tuple[int, ...]) -> 
         ratio = ratios[widths[0]]
         if len(shape) == 1:
             return Growth("vector", fan_out=ratio, **sizes)
-        if widths[0] == inward:
+        if widths[0] == inward and not _groups_grow(module, base):
             return Growth("output", fan_in=ratio, **sizes)
         if inward < 0 and min(_product(shape[: widths[0]]), _product(shape[widths[0] + 1 :])) > 1:
             raise ValueError(
@@ -254,17 +261,32 @@ def _grown(name: str, module: nn.Module, local: str, shape: tuple[int, ...]) -> 
     )
 
 
-def _fans(module: nn.Module, ndim: int) -> tuple[int, int]:
+def _groups_grow(module: nn.Module, base: Dims) -> bool:
+    """Whether a transposed convolution has more groups, each as large as in the base model."""
+    if not isinstance(module, _ConvTransposeNd) or module.groups == 1 or base[0] is None:
+        return False
+    return module.groups == module.in_channels or base[0] % module.groups != 0
+
+
+def input_axis(module: nn.Module, base: Dims) -> int:
+    """Dimension of the inputs in a weight of a linear, bilinear or convolution."""
+    if isinstance(module, nn.Bilinear) and len(base) == 3 and base[1] is None:
+        return 2 if base[2] is not None else 1
+    return 0 if isinstance(module, _ConvTransposeNd) else 1
+
+
+def _fans(module: nn.Module, base: Dims) -> tuple[int, int]:
     """Input and output dimension of a module's weights; −1 where there is none."""
+    ndim, inward = len(base), input_axis(module, base)
     if isinstance(module, _ConvTransposeNd):
-        return 0, 1
+        return inward, 1
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return -1, 1
     matrix = isinstance(
         module, (nn.Linear, nn.Bilinear, _ConvNd, nn.MultiheadAttention, nn.RNNBase)
     )
     # A parameter of one's own (a class token, positions) has outputs alone, unless both grow.
-    return (1, 0) if matrix or ndim == 2 else (-1, ndim - 1)
+    return (inward, 0) if matrix or ndim == 2 else (-1, ndim - 1)
 
 
 def _owned(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
@@ -289,6 +311,15 @@ def _product(sizes: tuple[int, ...]) -> int:
     for size in sizes:
         result *= size
     return result
+
+
+def _require_sizes(model: nn.Module) -> None:
+    for name, p in model.named_parameters():
+        if is_lazy(p):
+            raise ValueError(
+                f"`{name}` has no size yet: its module is lazy, and learns it from its input. Run "
+                "the model on a batch first, and build base models without lazy modules."
+            )
 
 
 def _require_same_names(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
