@@ -1,5 +1,6 @@
 """What an abandoned step must not move, and runs that check late: they end like those that wait."""
 
+import errno
 import itertools
 import json
 import math
@@ -19,7 +20,7 @@ from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.train import faults
 from mezzotint.train.checkpoint import CheckpointStore, load
 from mezzotint.train.guard import NotFinite
-from mezzotint.train.log import Meter, read_metrics
+from mezzotint.train.log import Meter, RunLog, read_metrics
 from mezzotint.train.loop import Trainer, pretrain
 from mezzotint.train.postmortem import read_bundle
 from mezzotint.train.replay import replay
@@ -266,6 +267,28 @@ def test_an_error_or_a_signal_saves_what_counts(
         )
     assert digest(tmp_path / "True") == digest(tmp_path / "False")
     assert logged(tmp_path / "True") == logged(tmp_path / "False")
+
+
+def test_a_log_that_cannot_be_written_ends_a_run_after_the_step_of_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line_of, full = RunLog.line, [True]
+
+    def line(self: RunLog, step: int, *args: Any) -> None:
+        if step == 10 and full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        line_of(self, step, *args)
+
+    monkeypatch.setattr(RunLog, "line", line)
+    for late in (False, True):
+        out, sections = tmp_path / str(late), settings(late=late, log={"every_steps": 5})
+        full[:] = [True]
+        with pytest.raises(OSError, match="No space left"):
+            pretrain(Recipe.build(sections), out, progress="quiet")
+        assert load(next((out / "checkpoints").iterdir())).step == 10
+        full.clear()
+        pretrain(Recipe.build(sections), out, resume=True, progress="quiet")
+    assert digest(tmp_path / "True") == digest(tmp_path / "False")
 
 
 def test_only_steps_that_are_measured_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ _LINE, _LETTERS = 12, 31  # height of a line in pixels, and letters that fit int
 class TokensModality(Modality):
     """Sequences of token ids; encoders ignore padding."""
 
-    plural = "tokens"
+    plural = "token sequences"
     axes = ("length",)
     has_tokens = True
     values = "token ids, as they are"
