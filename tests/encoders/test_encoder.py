@@ -34,7 +34,9 @@ class Length(Encoder):
 
 
 def test_another_modality_is_refused_with_those_that_are_taken() -> None:
-    with pytest.raises(ValueError, match=r"^`Mean` takes images or videos, got tokens of shape"):
+    with pytest.raises(
+        ValueError, match=r"^`Mean` takes images or videos, got token sequences of shape"
+    ):
         Mean(TEXT)
 
 

@@ -39,7 +39,10 @@ _TINY = [
     "data.root=photos", "views.crop.size=16", "run.batch_size=8", "run.log.knn_epochs=0",
     "encoder={kind: resnet8, stem: small, width: 2}", "run.log.every_steps=1",
 ]  # fmt: skip
-_BYOL = ["pretrain", "image/folder_simclr", *_TINY, "method={kind: byol, hidden_dim: 8, dim: 8}"]
+_BYOL = [
+    "pretrain", "image/folder_simclr", *_TINY, "method={kind: byol, hidden_dim: 8, dim: 8}",
+    "run.guard.late=true",  # as on a GPU
+]  # fmt: skip
 _DETECTION = [
     "data.images=4", "data.test_images=2", "data.size=48", "data.scale=[16,24]", "training.steps=2",
     "training.batch_size=2", "training.precise_bn_batches=1", "model.proposals=[20,10]",
