@@ -2,13 +2,20 @@
 
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    RLELossless,
+)
 
 ADAM7 = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4),
@@ -59,11 +66,13 @@ def write_dicom(
     rescale: tuple[float, float] | None = None,
     padding: int | None = None,
     compressed: str = "",
+    big_endian: bool = False,
+    tags: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a DICOM file of `[H, W]`, of frames `[F, H, W]`, or of color `[H, W, 3]`."""
     file = Dataset()
     file.file_meta = FileMetaDataset()
-    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file.file_meta.TransferSyntaxUID = ExplicitVRBigEndian if big_endian else ExplicitVRLittleEndian
     file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = CTImageStorage
     file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = UID("1.2.3")
     file.Modality = "SR" if values is None else "CT"
@@ -82,7 +91,9 @@ def write_dicom(
             file.RescaleSlope, file.RescaleIntercept = map(str, rescale)
         if padding is not None:
             file.add_new(0x00280120, "US", padding)
-        file.PixelData = values.tobytes()
+        for name, value in (tags or {}).items():
+            setattr(file, name, value)
+        file.PixelData = (values.byteswap() if big_endian else values).tobytes()
         file["PixelData"].VR = "OB" if values.itemsize == 1 else "OW"
         if compressed == "rle":
             file.compress(RLELossless)

@@ -107,6 +107,8 @@ def test_several_arrays_are_chosen_by_name(tmp_path: Path, suffix: str) -> None:
     arrays: dict[str, Any] = {"one": VALUES, "two": 2 * VALUES}
     if suffix == "npz":
         np.savez(path, **arrays)
+        np.savez(tmp_path / "labelled.npz", x=VALUES, label=3, classes=["a"])
+        np.testing.assert_array_equal(read(tmp_path / "labelled.npz"), VALUES)
     elif suffix == "h5":
         with h5py.File(path, "w") as file:
             for name, values in arrays.items():
@@ -115,6 +117,7 @@ def test_several_arrays_are_chosen_by_name(tmp_path: Path, suffix: str) -> None:
     else:
         write_zarr(path, **arrays)
     np.testing.assert_array_equal(read(path, array="two"), arrays["two"])
+    np.testing.assert_array_equal(read(path, array="/two"), arrays["two"])
     assert "the file has several arrays (one, two), choose one with data.reader.array" in refused(
         path
     )

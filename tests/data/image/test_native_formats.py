@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 from PIL import Image
+from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLosslessSV1
 
 from mezzotint.data.image.decode import Undecodable, decode, open_image
@@ -138,6 +139,75 @@ def test_pages_of_a_tiff_are_channels_or_images(tmp_path: Path, name: str) -> No
     assert stored.size("N") == 4
 
 
+@pytest.mark.parametrize("how", ["", "tiles", "turned"])
+def test_tiff_whose_0_is_white_and_palettes(tmp_path: Path, how: str) -> None:
+    """Larger is brighter everywhere, as in a DICOM; indices of a palette mean its colors."""
+    options: dict[str, Any] = {"tile": (16, 16), "compression": "zlib"} if how == "tiles" else {}
+    options |= {"extratags": [(274, "H", 1, 2, True)]} if how == "turned" else {}
+    turned = slice(None, None, -1 if how == "turned" else 1)
+    for values in (DEEP[..., 0], EIGHT[..., 0], DEEP[..., 0].astype(np.int16), DEEP[..., 0] > 9000):
+        tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite", **options)
+        np.testing.assert_array_equal(read(tmp_path / "a.tif")[0][..., 0], ~values[:, turned])
+        assert read(tmp_path / "a.tif")[1].dtype == str(values.dtype)
+        if values.dtype.kind == "u":  # the reader of 8 bits
+            with open_image(str(tmp_path / "a.tif")) as image:
+                eight = (~values[:, turned]) >> (8 * values.itemsize - 8)
+                np.testing.assert_array_equal(np.asarray(decode(image))[..., 0], eight)
+    colors = np.arange(768, dtype=np.uint16).reshape(3, 256) * 85
+    for table, expected in ((colors, colors), (colors % 256 * 257, (colors % 256))):
+        options["colormap"] = table
+        tifffile.imwrite(tmp_path / "a.tif", EIGHT[..., 0], photometric="palette", **options)
+        values, stored = read(tmp_path / "a.tif")
+        np.testing.assert_array_equal(
+            values, np.moveaxis(expected[:, EIGHT[..., 0]], 0, -1)[:, turned]
+        )
+        assert stored.bits == (16 if table is colors else 8)
+
+
+STACK = np.stack([DEEP, DEEP[::-1], DEEP // 2])
+
+
+@pytest.mark.parametrize(
+    ("stored", "options", "axes"),
+    [
+        ("NHWC", {"photometric": "rgb", "extrasamples": [0]}, (None, "NHWC", "NCHW")),
+        ("NCHW", {"photometric": "rgb", "planarconfig": "separate", "extrasamples": [0]},
+         (None, "NHWC", "NCHW")),
+        ("NCHW", {"imagej": True, "metadata": {"axes": "ZCYX"}}, ("NHWC", "NCHW")),
+        ("CNHW", {"ome": True, "metadata": {"axes": "CTYX"}}, ("NHWC", "NCHW", "CNHW")),
+        ("NCHW", {"photometric": "minisblack"}, ("NCHW",)),
+        ("CNHW", {"photometric": "minisblack", "compression": "zlib"}, ("CNHW",)),
+    ],
+    ids=["samples", "planes", "imagej", "ome", "pages", "compressed"],
+)  # fmt: skip
+def test_images_of_several_channels_in_one_tiff(
+    tmp_path: Path, stored: str, options: dict[str, Any], axes: tuple[str | None, ...]
+) -> None:
+    written = STACK.transpose(*("NHWC".index(axis) for axis in stored))
+    tifffile.imwrite(tmp_path / "a.tif", np.ascontiguousarray(written), **options)
+    for given in axes:
+        for number in range(3):
+            values, found = read(tmp_path / "a.tif", number, axes=given)
+            np.testing.assert_array_equal(values, STACK[number], err_msg=str(given))
+        assert (found.size("N"), found.size("C")) == (3, 4)
+
+
+def test_pages_that_do_not_have_the_axes(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "rgb.tif", DEEP[..., :3], photometric="rgb")
+    for axes in ("HW", "NHW", "WHC"):
+        assert refused(tmp_path / "rgb.tif", axes=axes) == (
+            f"unsupported: 1 pages with 3 values a pixel do not have the axes {axes}"
+        )
+    np.testing.assert_array_equal(read(tmp_path / "rgb.tif", axes="CHW")[0], DEEP[..., :3])
+    with tifffile.TiffWriter(tmp_path / "sizes.tif") as file:
+        for side in (30, 10):
+            file.write(DEEP[:side, :, 0], photometric="minisblack")
+    np.testing.assert_array_equal(read(tmp_path / "sizes.tif")[0], DEEP[:30, :, :1])
+    assert "a TIFF of 2 series, such as pages of several sizes" in refused(
+        tmp_path / "sizes.tif", axes="NHW"
+    )
+
+
 def test_many_pages_need_a_word(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((40, 50, 60), np.uint8), photometric="minisblack")
     assert "40 pages are images or channels: set data.reader.axes" in refused(tmp_path / "a.tif")
@@ -239,6 +309,37 @@ def test_dicom_of_color_frames_signs_and_padding(tmp_path: Path) -> None:
     assert stored.bounds == (-2048.0, 2047.0)
     write_dicom(tmp_path / "padded.dcm", TWELVE, rescale=(1, -1000), padding=7)
     assert read(tmp_path / "padded.dcm")[1].nodata == -993.0
+    tags = {"PixelPaddingRangeLimit": 100}
+    write_dicom(tmp_path / "range.dcm", TWELVE, padding=7, tags=tags)
+    values, stored = read(tmp_path / "range.dcm")
+    missing = (TWELVE >= 7) & (TWELVE <= 100)
+    assert missing.any() and stored.nodata == 7.0
+    np.testing.assert_array_equal(values[..., 0], np.where(missing, 7, TWELVE))
+    write_dicom(tmp_path / "big.dcm", TWELVE, big_endian=True)
+    values, stored = read(tmp_path / "big.dcm")
+    np.testing.assert_array_equal(values[..., 0], TWELVE)
+    assert stored.dtype == "uint16"
+
+
+def test_enhanced_dicom_has_slopes_of_all_frames_or_of_each(tmp_path: Path) -> None:
+    def group(slope: float, intercept: float) -> Dataset:
+        inner, outer = Dataset(), Dataset()
+        inner.RescaleSlope, inner.RescaleIntercept = str(slope), str(intercept)
+        outer.PixelValueTransformationSequence = [inner]
+        return outer
+
+    frames = np.stack([TWELVE, TWELVE[::-1]])
+    shared = {"SharedFunctionalGroupsSequence": [group(1, -1024)]}
+    write_dicom(tmp_path / "a.dcm", frames, tags=shared)
+    values, stored = read(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(values, frames.transpose(1, 2, 0).astype(int) - 1024)
+    assert stored.bounds == (-1024.0, 3071.0)
+    each = {"PerFrameFunctionalGroupsSequence": [group(1, -1024), group(0.5, 3)]}
+    write_dicom(tmp_path / "a.dcm", frames, padding=int(TWELVE[0, 0]), tags=each)
+    values, stored = read(tmp_path / "a.dcm", 1, axes="NHW")
+    expected = np.where(frames[1] == TWELVE[0, 0], np.nan, frames[1] * 0.5 + 3)
+    np.testing.assert_array_equal(values[..., 0], expected)
+    assert stored.bounds == (-1024.0, 3071.0) and stored.nodata is None
 
 
 def test_dicom_that_cannot_be_read(tmp_path: Path) -> None:

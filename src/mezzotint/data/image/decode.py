@@ -4,9 +4,11 @@
   A fourth band of a TIFF is transparency only if the file says so; else it is left out.
 - 16-bit values keep their upper 8 bits; float values must lie in [0, 1]; 32-bit integers must fit
   into 16 bits.
+- In a TIFF whose 0 is white, values are inverted.
 - EXIF orientation is applied; a broken EXIF block is ignored. Animations give their first frame.
 - The number of pixels is read from the header and checked before anything is decoded.
 - A truncated file is an error. Pillow can fill the missing half with gray; this code never does.
+- `deep_png` and `deep_ppm` keep all 16 bits of color, for the native reader.
 - Only the formats in `FORMATS` are tried. Pillow also opens PostScript, by running a program; this
   code never does.
 
@@ -15,6 +17,9 @@ This module needs no torch, so that `mezzotint doctor` and its worker processes 
 
 import io
 import os
+import re
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -53,7 +58,10 @@ Interpolation = Literal["bilinear", "bicubic"]
 _JPEG = ("JPEG", "MPO")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ORIENTATION = 0x0112
-_EXTRA_SAMPLES = 338
+_EXTRA_SAMPLES, _PHOTOMETRIC = 338, 262
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+          (0, 1, 1, 2))  # fmt: skip
+"""Of each pass of an interlaced PNG: first column and row, and the steps (PNG, section 8.2)."""
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -141,7 +149,7 @@ def upright(
     _load_unless_jpeg(image)
     turn = _TURN.get(_orientation(image))
     image.load()
-    converted = convert(image)
+    converted = convert(_black_at_0(image))
     return converted if turn is None else converted.transpose(turn)
 
 
@@ -273,6 +281,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if mode == "RGB" else image.convert("RGB")
 
 
+def _black_at_0(image: Image.Image) -> Image.Image:
+    """Invert a 16-bit TIFF whose 0 is white, which Pillow does for 1 and 8 bits only."""
+    if image.format != "TIFF" or not image.mode.startswith("I;16"):
+        return image
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) != 0:
+        return image
+    return Image.fromarray(65535 - np.asarray(image).astype(np.uint16))
+
+
 def has_alpha(image: Image.Image) -> bool:
     """Return whether a fourth band is transparency: in a TIFF only if the file says so.
 
@@ -302,3 +319,72 @@ def _eight_bits(values: npt.NDArray[Any]) -> Pixels:
 def even_fractions(count: int) -> list[float]:
     """Return `count` positions spread evenly from 0 to 1; a single one is at 0.5."""
     return [0.5] if count == 1 else [number / (count - 1) for number in range(count)]
+
+
+def deep_ppm(data: bytes) -> npt.NDArray[np.uint16] | None:
+    """Decode a binary PPM of more than 8 bits; `None` for other files."""
+    header = re.match(
+        rb"P6(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s", data
+    )
+    if header is None or int(header[3]) < 256:
+        return None
+    width, height = int(header[1]), int(header[2])
+    count = width * height * 3
+    if len(data) - header.end() < 2 * count:
+        raise Undecodable("truncated", "not enough image data")
+    values = np.frombuffer(data, ">u2", count, header.end())
+    return values.astype(np.uint16).reshape(height, width, 3)
+
+
+def deep_png(data: bytes) -> npt.NDArray[np.uint16] | None:
+    """Decode a PNG of 16-bit color or gray with transparency; `None` for other files.
+
+    The filters of a PNG predict each byte from the same byte of neighboring pixels. So the upper
+    bytes of all values are an 8-bit image of their own, and so are the lower ones: Pillow decodes
+    both.
+
+    Raises:
+        Undecodable: when it is truncated or damaged.
+    """
+    width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    mode = {2: "RGB", 4: "LA", 6: "RGBA"}.get(color)
+    if depth != 16 or mode is None:
+        return None
+    bands = len(mode)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+    rows = [(w, h) for w, h in sizes if w > 0 and h > 0]
+    total = sum(h * (1 + 2 * bands * w) for w, h in rows)
+    raw = zlib.decompressobj().decompress(b"".join(_png_chunks(data)), total)
+    if len(raw) < total:
+        raise Undecodable("truncated", "not enough image data")
+    halves: tuple[list[bytes], list[bytes]] = ([], [])
+    start = 0
+    for w, h in rows:
+        length = 1 + 2 * bands * w
+        block = np.frombuffer(raw, np.uint8, h * length, start).reshape(h, length)
+        start += h * length
+        for half, found in enumerate(halves):
+            found.append(np.concatenate([block[:, :1], block[:, 1 + half :: 2]], axis=1).tobytes())
+    values = np.empty((height, width, bands), "<u2")
+    for half, found in zip((1, 0), halves, strict=True):
+        stored = zlib.compress(b"".join(found), 0)
+        image = Image.frombytes(mode, (width, height), stored, "zip", mode, int(interlaced))
+        values.view(np.uint8).reshape(height, width, bands, 2)[..., half] = np.asarray(image)
+    return values.astype(np.uint16, copy=False)
+
+
+def _png_chunks(data: bytes) -> Iterator[bytes]:
+    """Yield the compressed data of a PNG, each part checked by its sum."""
+    at = 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        body = data[at + 4 : at + 8 + length]
+        end = at + 12 + length
+        if end > len(data):
+            raise Undecodable("truncated", "the file ends inside of its pixels")
+        if body[:4] == b"IDAT":
+            if zlib.crc32(body) != struct.unpack(">I", data[end - 4 : end])[0]:
+                raise Undecodable("broken", "a checksum of its pixels is wrong")
+            yield body[4:]
+        at = end

@@ -29,6 +29,45 @@ PAGES = "several frames or pages: the first is read"
 
 
 @dataclass(frozen=True)
+class StoredHeader:
+    """What the header of a file states; `channels` are those that are read."""
+
+    path: str
+    channels: int
+    dtype: str
+    bits: int
+    bounds: tuple[float, float] | None
+    names: tuple[str, ...]
+    count: int
+
+    @property
+    def kind(self) -> tuple[int, str]:
+        """What the files of a data set must share; signs may differ, as in a DICOM series."""
+        return self.channels, type_kind(self.dtype)
+
+
+def type_kind(dtype: str) -> str:
+    """Name a type without its sign, and without the precision of floats."""
+    return "float" if np.dtype(dtype).kind == "f" else dtype.removeprefix("u")
+
+
+def difference(root: str, same: Sequence[StoredHeader], odd: Sequence[StoredHeader]) -> str:
+    """Say in what files differ, and what to do."""
+    channels = same[0].channels != odd[0].channels
+    one, other = (
+        f"{len(probes)} with {f'{p.channels} channels' if channels else p.dtype}, such as {p.path}"
+        for probes in (same, odd)
+        for p in probes[:1]
+    )
+    what = "as many channels" if channels else "values of one type"
+    remedy = "choose some with data.reader.channels=[0]" if channels else "convert some of them"
+    return (
+        f"`{root}` must have images with {what}, got {one}, and {other}. "
+        f"Separate them, or {remedy}."
+    )
+
+
+@dataclass(frozen=True)
 class Loss:
     """What is lost of one image.
 

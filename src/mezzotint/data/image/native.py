@@ -17,18 +17,16 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mezzotint.data.image.decode import Undecodable
+from mezzotint.data.image.losses import StoredHeader, difference, type_kind
 from mezzotint.data.image.native_files import (
     NATIVE_EXTENSIONS,
-    StoredHeader,
     StoredImages,
     Values,
     checked_range,
-    difference,
     is_dicom,
     open_stored,
     require_packages,
     spread,
-    type_kind,
 )
 from mezzotint.data.listing.folder import Listing, extension_of
 from mezzotint.data.memory import Floats, Ranges, mapped_moments, percentile_ranges

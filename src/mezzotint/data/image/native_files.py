@@ -88,45 +88,6 @@ class StoredImages:
         return found.transpose(*(kept.index(axis) for axis in "HWC"))
 
 
-@dataclass(frozen=True)
-class StoredHeader:
-    """What the header of a file states; `channels` are those that are read."""
-
-    path: str
-    channels: int
-    dtype: str
-    bits: int
-    bounds: tuple[float, float] | None
-    names: tuple[str, ...]
-    count: int
-
-    @property
-    def kind(self) -> tuple[int, str]:
-        """What the files of a data set must share; signs may differ, as in a DICOM series."""
-        return self.channels, type_kind(self.dtype)
-
-
-def type_kind(dtype: str) -> str:
-    """Name a type without its sign, and without the precision of floats."""
-    return "float" if np.dtype(dtype).kind == "f" else dtype.removeprefix("u")
-
-
-def difference(root: str, same: Sequence[StoredHeader], odd: Sequence[StoredHeader]) -> str:
-    """Say in what files differ, and what to do."""
-    channels = same[0].channels != odd[0].channels
-    one, other = (
-        f"{len(probes)} with {f'{p.channels} channels' if channels else p.dtype}, such as {p.path}"
-        for probes in (same, odd)
-        for p in probes[:1]
-    )
-    what = "as many channels" if channels else "values of one type"
-    remedy = "choose some with data.reader.channels=[0]" if channels else "convert some of them"
-    return (
-        f"`{root}` must have images with {what}, got {one}, and {other}. "
-        f"Separate them, or {remedy}."
-    )
-
-
 def spread(items: Sequence[str], most: int) -> list[str]:
     """Return at most `most` items, spread evenly."""
     count = min(most, len(items))
@@ -234,7 +195,7 @@ def _faults(path: str) -> Iterator[None]:
 def arranged(values: Any, axes: str | None, **facts: Any) -> StoredImages:
     """Name the axes of an array and the facts that follow from its type."""
     dtype = np.dtype(values.dtype)
-    if dtype.kind not in "biuf":
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise Undecodable("unsupported", f"an array of {dtype}, and an image has numbers")
     axes = axes_of(tuple(values.shape), axes)
     bits = {"b": 1, "f": 0}.get(dtype.kind, 8 * dtype.itemsize)
@@ -248,6 +209,70 @@ def bounds_of(dtype: np.dtype[Any], bits: int) -> tuple[float, float] | None:
         return None
     sign = dtype.kind == "i"
     return (-(2.0 ** (bits - 1)) if sign else 0.0), 2.0 ** (bits - sign) - 1
+
+
+@dataclass
+class _Ordered:
+    """Images `[N, C, H, W]` of pages `[P, H, W, 1]`, by the number of each image's pages."""
+
+    pages: Any
+    order: npt.NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.order.shape, *self.pages.shape[1:3])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        found: np.dtype[Any] = np.dtype(self.pages.dtype)
+        return found
+
+    def __getitem__(self, index: tuple[int, slice, slice, slice]) -> Values:
+        image, channels, rows, columns = index
+        numbers = self.order[image][channels]
+        return np.stack([self.pages[int(number), rows, columns, 0] for number in numbers])
+
+
+def paged(
+    values: Any, facts: Mapping[str, Any], axes: str | None, leading: Sequence[tuple[str, int]]
+) -> StoredImages:
+    """Say what the pages of a TIFF, or the frames of a DICOM, are.
+
+    Args:
+        values: `[P, H, W, S]`, S values a pixel.
+        facts: of the images.
+        axes: letters that a user gave; `None` guesses.
+        leading: letter and size of each axis that pages are counted along; `C` and `S`, planes of
+            one image, are channels where images have several pages.
+    """
+    pages, _, _, samples = values.shape
+    planes = next((i for i, (letter, _) in enumerate(leading) if letter in "SC"), None)
+    if axes is None:
+        stacked = planes is not None and leading[planes][0] == "S" and len(leading) > 1
+        if not stacked and pages > MAX_GUESSED and samples == 1:
+            raise Undecodable(
+                "unsupported", f"{pages} pages are images or channels: set data.reader.axes to NHW "
+                "or CHW",
+            )  # fmt: skip
+        axes = "NCHW" if pages == 1 or samples > 1 or stacked else "CHW"
+    refused = Undecodable(
+        "unsupported",
+        f"{pages} pages with {samples} values a pixel do not have the axes {axes}",
+    )
+    if axes.index("W") < axes.index("H"):
+        raise refused
+    if {"N", "C"} <= set(axes) and samples == 1:
+        if planes is None and len(leading) == 2 and axes[2:] == "HW":
+            planes = axes.index("C")
+        if planes is not None:
+            sizes = [size for _, size in leading]
+            order = np.moveaxis(np.arange(pages).reshape(sizes), planes, -1)
+            return arranged(_Ordered(values, order.reshape(-1, sizes[planes])), "NCHW", **facts)
+    if samples == 1 and ("N" in axes) != ("C" in axes):
+        return arranged(values, "NHW1" if "N" in axes else "CHW1", **facts)
+    if "C" not in axes and samples > 1 or "N" not in axes and pages > 1:
+        raise refused
+    return arranged(values, "NHWC", **facts)
 
 
 def axes_of(shape: tuple[int, ...], axes: str | None) -> str:
@@ -303,6 +328,9 @@ def _open_npz(
 ) -> StoredImages:
     refuse_bomb(path)
     file = stack.enter_context(np.load(path, allow_pickle=False))
+    if array is None and len(file.files) > 1:
+        found = {name: file[name] for name in file.files}
+        return arranged(found[_chosen(array, _pictures(found))], axes)
     return arranged(file[_chosen(array, file.files)], axes)
 
 
@@ -348,6 +376,7 @@ def _pictures(arrays: dict[str, Any]) -> list[str]:
 
 def _chosen(array: str | None, names: Sequence[str]) -> str:
     """Return the array of a file: the named one, or its only one."""
+    array = None if array is None else array.strip("/")
     if array is None and len(names) == 1:
         return names[0]
     if array is None or array not in names:

@@ -6,10 +6,8 @@ all where it would; TIFF by tifffile, DICOM by pydicom.
 
 import logging
 import re
-import struct
 import warnings
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
@@ -18,21 +16,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mezzotint.data.image.decode import Undecodable, open_image, upright
+from mezzotint.data.image.decode import Undecodable, deep_png, deep_ppm, open_image, upright
 from mezzotint.data.image.losses import BANDS, DEEP, loss_of
 from mezzotint.data.image.native_files import (
-    MAX_GUESSED,
     StoredImages,
     Values,
     arranged,
     bounds_of,
+    paged,
 )
 
 _KEPT = ("L", "LA", "RGB", "RGBA", "F", "I")
 _CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
-_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
-          (0, 1, 1, 2))  # fmt: skip
-"""Of each pass of an interlaced PNG: first column and row, and the steps (PNG, section 8.2)."""
 
 
 def open_picture(
@@ -46,7 +41,7 @@ def open_picture(
         if image.format in ("PNG", "PPM") and image.mode != "I;16":
             with open(path, "rb") as file:
                 data = file.read()
-            deep = _deep_png(data) if image.format == "PNG" else _deep_ppm(data)
+            deep = deep_png(data) if image.format == "PNG" else deep_ppm(data)
             if deep is not None:
                 return arranged(deep, "HWC")
         return arranged(*_pillow(image, path))
@@ -94,75 +89,6 @@ def _coded_bits(path: str, format: str) -> int:
     return found[2][0] if found else 8
 
 
-def _deep_ppm(data: bytes) -> Values | None:
-    """Decode a binary PPM of more than 8 bits; `None` for other files."""
-    header = re.match(
-        rb"P6(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s", data
-    )
-    if header is None or int(header[3]) < 256:
-        return None
-    width, height = int(header[1]), int(header[2])
-    count = width * height * 3
-    if len(data) - header.end() < 2 * count:
-        raise Undecodable("truncated", "not enough image data")
-    values = np.frombuffer(data, ">u2", count, header.end())
-    return values.astype(np.uint16).reshape(height, width, 3)
-
-
-def _deep_png(data: bytes) -> Values | None:
-    """Decode a PNG of 16-bit color or gray with transparency; `None` for other files.
-
-    The filters of a PNG predict each byte from the same byte of neighboring pixels. So the upper
-    bytes of all values are an 8-bit image of their own, and so are the lower ones: Pillow decodes
-    both.
-
-    Raises:
-        Undecodable: when it is truncated or damaged.
-    """
-    width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
-    mode = {2: "RGB", 4: "LA", 6: "RGBA"}.get(color)
-    if depth != 16 or mode is None:
-        return None
-    bands = len(mode)
-    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
-    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
-    rows = [(w, h) for w, h in sizes if w > 0 and h > 0]
-    total = sum(h * (1 + 2 * bands * w) for w, h in rows)
-    raw = zlib.decompressobj().decompress(b"".join(_png_chunks(data)), total)
-    if len(raw) < total:
-        raise Undecodable("truncated", "not enough image data")
-    halves: tuple[list[bytes], list[bytes]] = ([], [])
-    start = 0
-    for w, h in rows:
-        length = 1 + 2 * bands * w
-        block = np.frombuffer(raw, np.uint8, h * length, start).reshape(h, length)
-        start += h * length
-        for half, found in enumerate(halves):
-            found.append(np.concatenate([block[:, :1], block[:, 1 + half :: 2]], axis=1).tobytes())
-    values = np.empty((height, width, bands), "<u2")
-    for half, found in zip((1, 0), halves, strict=True):
-        stored = zlib.compress(b"".join(found), 0)
-        image = Image.frombytes(mode, (width, height), stored, "zip", mode, int(interlaced))
-        values.view(np.uint8).reshape(height, width, bands, 2)[..., half] = np.asarray(image)
-    return values.astype(np.uint16, copy=False)
-
-
-def _png_chunks(data: bytes) -> Iterator[bytes]:
-    """Yield the compressed data of a PNG, each part checked by its sum."""
-    at = 8
-    while at + 12 <= len(data):
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        body = data[at + 4 : at + 8 + length]
-        end = at + 12 + length
-        if end > len(data):
-            raise Undecodable("truncated", "the file ends inside of its pixels")
-        if body[:4] == b"IDAT":
-            if zlib.crc32(body) != struct.unpack(">I", data[end - 4 : end])[0]:
-                raise Undecodable("broken", "a checksum of its pixels is wrong")
-            yield body[4:]
-        at = end
-
-
 def open_tiff(
     path: str, max_pixels: int, axes: str | None, array: str | None, stack: ExitStack
 ) -> StoredImages:
@@ -175,6 +101,11 @@ def open_tiff(
     if not file.series:
         raise Undecodable("broken", "a TIFF without pages")
     series = file.series[0]
+    if axes is not None and "N" in axes and len(file.series) > 1:
+        raise Undecodable(
+            "unsupported", f"a TIFF of {len(file.series)} series, such as pages of several sizes, "
+            "and only one can be read, write each to a file",
+        )  # fmt: skip
     page = series.keyframe
     codec = _missing_codec(page)
     if codec is not None:
@@ -213,7 +144,29 @@ def open_tiff(
     turned = page.tags.get(274)
     if turned is not None and int(turned.value) in _FLIPS:
         values = _FLIPS[int(turned.value)](np.asarray(values[:, :, :, :]))
-    return _pages_as(values, axes, facts)
+    leading = zip(series.axes, series.shape[: len(series.axes) - len(kind)], strict=False)
+    return paged(*_meant(page, values, facts), axes, [pair for pair in leading if pair[1] > 1])
+
+
+def _meant(page: Any, values: Any, facts: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Replace indices of a palette by its colors, and invert pages whose 0 is white."""
+    dtype = np.dtype(values.dtype)
+    if page.photometric == 3 and page.colormap is not None:
+        colors = np.ascontiguousarray(page.colormap.T)
+        if not np.any(colors % 257):  # a palette of 8 bits
+            colors = (colors // 257).astype(np.uint8)
+        return _Recoded(values, lambda v: colors[v[..., 0]], colors.dtype, 3), {
+            "names": facts["names"]
+        }
+    if page.photometric != 0 or dtype.kind == "f":
+        return values, facts
+    if dtype.kind == "b":
+        return _Recoded(values, np.logical_not, dtype, values.shape[3]), facts
+    total = int(sum(facts.get("bounds") or bounds_of(dtype, 8 * dtype.itemsize) or ()))
+    nodata = facts["nodata"]
+    facts = {**facts, "nodata": None if nodata is None else total - nodata}
+    whole = dtype.type(total)
+    return _Recoded(values, lambda v: whole - v, dtype, values.shape[3]), facts
 
 
 def _missing_codec(page: Any) -> str | None:
@@ -255,25 +208,6 @@ _FLIPS: dict[int, Callable[[Values], Values]] = {
 """How pages `[P, H, W, S]` become upright, by the tag Orientation (TIFF 6.0)."""
 
 
-def _pages_as(values: Any, axes: str | None, facts: dict[str, Any]) -> StoredImages:
-    """Say what the pages of a TIFF, or the frames of a DICOM, are: `[P, H, W, S]`."""
-    pages, _, _, samples = values.shape
-    if axes is not None and axes[0] == "H" and pages == 1:
-        axes = "N" + axes
-    if axes is None and (pages == 1 or samples > 1 and pages > 1):
-        axes = "NHWC"
-    elif axes is None and pages <= MAX_GUESSED:
-        axes = "CHW"
-    if axes is None:
-        raise Undecodable(
-            "unsupported", f"{pages} pages are images or channels: set data.reader.axes to NHW "
-            "or CHW",
-        )  # fmt: skip
-    if axes in ("NHW", "CHW") and samples == 1:
-        return arranged(values, axes + "1", **facts)
-    return arranged(values, axes, **facts)
-
-
 def _number(text: Any) -> float | None:
     try:
         return None if text is None else float(text)
@@ -288,6 +222,25 @@ def _names_in(file: Any, page: Any) -> tuple[str, ...]:
     tag = page.tags.get(42112)
     pattern = r'<Item name="DESCRIPTION"[^>]*>([^<]+)</Item>'
     return tuple(re.findall(pattern, str(tag.value))) if tag is not None else ()
+
+
+@dataclass
+class _Recoded:
+    """Pages `[P, H, W, S]` whose stored values stand for others, which `code` computes."""
+
+    values: Any
+    code: Callable[[Values], Values]
+    dtype: np.dtype[Any]
+    samples: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.values.shape[:3], self.samples)
+
+    def __getitem__(self, index: tuple[Any, slice, slice, Any]) -> Values:
+        which, rows, columns, samples = index
+        coded = self.code(np.asarray(self.values[which, rows, columns, :]))
+        return np.asarray(coded[..., samples], self.dtype)
 
 
 @dataclass
@@ -373,28 +326,67 @@ def _dicom_values(file: Any, values: Values, axes: str | None) -> StoredImages:
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
     photometric = file.get("PhotometricInterpretation", "MONOCHROME2")
-    dtype, bits = values.dtype, int(file.get("BitsStored", 0))
+    dtype, bits = values.dtype.newbyteorder("="), int(file.get("BitsStored", 0))
     if photometric == "PALETTE COLOR":
         values = apply_color_lut(values, file)
         dtype, bits = values.dtype, 8 * values.dtype.itemsize
     bounds, padding = bounds_of(dtype, bits), _number(file.get("PixelPaddingValue"))
+    limit = _number(file.get("PixelPaddingRangeLimit"))
+    if padding is not None and limit is not None:
+        low, high = sorted((padding, limit))
+        values = np.where((values >= low) & (values <= high), dtype.type(padding), values)
     if photometric == "MONOCHROME1":
         total = sum(bounds) if bounds is not None else float(values.max() + values.min())
         values = (total - values.astype(np.float64)).astype(np.int32 if bounds else dtype)
         padding = None if padding is None else total - padding
-    slope, intercept = (float(file.get(f"Rescale{key}") or 0.0) for key in ("Slope", "Intercept"))
+    scales = _scales(file)
     if "ModalityLUTSequence" in file:
         values, bounds, padding = apply_modality_lut(values, file), None, None
-    elif slope and (slope, intercept) != (1.0, 0.0):
-        if slope == 1.0 and intercept.is_integer():
-            values = values.astype(np.int32) + int(intercept)
-        else:
-            values = values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-        if bounds is not None:
-            low, high = sorted(slope * end + intercept for end in bounds)
-            bounds = low, high
-        padding = None if padding is None else slope * padding + intercept
+    elif set(scales) - {(1.0, 0.0)}:
+        values, bounds, padding = _scaled(values, scales, bounds, padding)
     color = file.get("SamplesPerPixel", 1) > 1 or photometric == "PALETTE COLOR"
     shape = (-1, *values.shape[-3:]) if color else (-1, *values.shape[-2:], 1)
     facts = {"dtype": str(dtype), "bits": bits if dtype.kind != "f" else 0, "bounds": bounds}
-    return _pages_as(values.reshape(shape), axes, facts | {"nodata": padding})
+    values = values.reshape(shape)
+    return paged(values, facts | {"nodata": padding}, axes, [("F", len(values))])
+
+
+def _scales(file: Any) -> list[tuple[float, float]]:
+    """Return rescale slope and intercept: one for all frames, or one a frame; 1 and 0 if absent.
+
+    Enhanced multi-frame files have them in functional groups, of all frames or of each.
+    """
+    shared = file.get("SharedFunctionalGroupsSequence") or [{}]
+    frames = file.get("PerFrameFunctionalGroupsSequence") or [{}]
+    found = []
+    for frame in frames:
+        groups = [g.get("PixelValueTransformationSequence") for g in (frame, shared[0])]
+        source = next((group[0] for group in groups if group), file)
+        slope, intercept = (float(source.get(f"Rescale{k}") or 0.0) for k in ("Slope", "Intercept"))
+        found.append((slope, intercept) if slope else (1.0, 0.0))
+    return found if len(set(found)) > 1 else found[:1]
+
+
+def _scaled(
+    values: Values,
+    scales: list[tuple[float, float]],
+    bounds: tuple[float, float] | None,
+    padding: float | None,
+) -> tuple[Values, tuple[float, float] | None, float | None]:
+    """Apply slopes and intercepts to values, to their bounds and to the value without data."""
+    if bounds is not None:
+        ends = [slope * end + intercept for slope, intercept in scales for end in bounds]
+        bounds = min(ends), max(ends)
+    (slope, intercept), *others = scales
+    if not others:
+        padding = None if padding is None else slope * padding + intercept
+        if slope == 1.0 and intercept.is_integer():
+            return values.astype(np.int32) + int(intercept), bounds, padding
+        return (
+            values.astype(np.float32) * np.float32(slope) + np.float32(intercept),
+            bounds,
+            padding,
+        )
+    slopes, intercepts = np.array(scales, np.float32).T[..., None, None]
+    scaled = values.astype(np.float32) * slopes + intercepts
+    return np.where(values == padding, np.float32(np.nan), scaled), bounds, None
