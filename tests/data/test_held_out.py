@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mezzotint.data.image.arrays import Arrays
+from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.image_tags import ImageTags
 from mezzotint.data.image_text import CaptionedImages
 from mezzotint.data.points.clouds import point_clouds
@@ -185,3 +186,28 @@ def test_copies_of_captioned_images(tmp_path: Path) -> None:
     source = CaptionedImages(root=str(tmp_path), files=path, size=8, length=12)
     _, (task,) = source.evaluation()
     assert not set((task.train % 24 // 3).tolist()) & set((task.test % 24 // 3).tolist())
+
+
+def test_held_out_samples_without_a_label_are_of_the_held_out_part(tmp_path: Path) -> None:
+    """They were not trained on: `embed` names their split so, and the start counts them."""
+    label = ["xy"[i // 4 % 2] if i % 4 else "" for i in range(40)]
+    columns = {"a": RNG.normal(size=40), "subject": [i // 4 for i in range(40)], "label": label}
+    path = table(tmp_path, text=[f"text {i}" for i in range(40)], **columns)
+    for number in range(12):
+        split, kind = ("train", "val")[number < 6], "ab"[number % 2]
+        folder = tmp_path / "p" / split / (kind if number % 3 else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures(folder, 1)
+        (folder / "00.png").rename(folder / f"{number}.png")
+    for source, noun in (
+        (Table(path=path, group="subject"), "rows"),
+        (Tokens(path=path, length=16, group="subject"), "token sequences"),
+        (ImageFolder(root=str(tmp_path / "p"), size=8), "images"),
+    ):
+        samples, side = source.everything()
+        (task, *_) = source.evaluation()[1]
+        assert (side == "train").sum() == len(source) < len(samples)
+        rest = len(samples) - len(source) - len(task.test)
+        name = task.name.rpartition("/")[2]
+        assert rest > 0 and (side == name).sum() == rest + len(task.test)
+        assert f"{rest} more {noun} of {name} are neither trained on nor scored" in source.outcome()

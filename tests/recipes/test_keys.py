@@ -254,7 +254,6 @@ def test_every_key_has_an_effect_or_is_declared(group: str, trial: Trial) -> Non
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.filterwarnings("ignore:.*windows dropped")
 @pytest.mark.parametrize("kind", data_keys())
 def test_every_key_of_data_has_an_effect_or_is_declared(kind: str, tmp_path: Path) -> None:
     source = WITHIN.get(kind, kind)

@@ -118,6 +118,9 @@ class Source(Component, ABC, abstract=True):
         columns: what each column or array of a file is used for; empty for other data.
         groups: int64 `[N]`, the first sample of the group of each, of samples that stay on one
             side of a split; `None` where each is on its own.
+        held_out: of the samples that `evaluation` returns, the index of the first one that
+            pretraining does not see, and the name of their split; `None` where these do not come
+            last, or there are none.
     """
 
     modality: ClassVar[str] = "image"
@@ -134,6 +137,7 @@ class Source(Component, ABC, abstract=True):
     notes: Sequence[str] = ()
     unreadable: Sequence[tuple[str, str]] = ()
     groups: Index | None = None
+    held_out: tuple[int, str] | None = None
     labels: Index | npt.NDArray[np.bool_] | None = None
     credit: str = ""
     in_memory: bool = False
@@ -222,7 +226,8 @@ class Source(Component, ABC, abstract=True):
         """Return all samples, training and test, and the name of the split of each.
 
         The names are those of the first labeled task: a sample that it scores is of its split, such
-        as `val` or `holdout`, and all others are of `train`.
+        as `val` or `holdout`. So is one that is held out and has no label. All others are of
+        `train`.
         """
         samples, tasks = self.evaluation()
         split = np.full(len(samples), "train", object)
@@ -230,6 +235,9 @@ class Source(Component, ABC, abstract=True):
         for task in labeled:
             if FOLD.sub("", task.name) == FOLD.sub("", labeled[0].name):
                 split[task.test] = task.name.rpartition("/")[2]
+        if samples.held_out is not None:
+            first, name = samples.held_out
+            split[first:] = name
         return samples, split.astype(np.str_)
 
     def named_labels(self) -> tuple[Index | npt.NDArray[np.bool_] | None, Sequence[str]]:
@@ -260,6 +268,12 @@ class Source(Component, ABC, abstract=True):
             facts.append(f"train {len(self):,}, {name} {len(task.test):,} {plural}")
         if task is not None and len(samples) == len(self) and len(task.train):
             facts[-1] += f", {len(task.test):,} of them scored"
+        if samples.held_out is not None:
+            first, name = samples.held_out
+            rest = len(samples) - first - (0 if task is None else len(task.test))
+            why = "" if task is None else ", as they have no label"
+            more = f"{rest:,} more {plural} of {name} are neither trained on nor scored{why}"
+            facts += [more] * (rest > 0)
         del task, tasks  # as large as the groups, for data of many samples
         # The first sample of each group has its own index, so that nothing is sorted. False pairs
         # that only the evaluation makes have no group.

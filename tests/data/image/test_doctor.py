@@ -85,6 +85,7 @@ def test_a_clean_folder_has_no_findings(workers: int, tmp_path: Path) -> None:
     assert report.sizes == {"height": [20, 22, 31], "width": [30, 30, 30]}
     lines = list(report.lines())
     assert len(lines) == 6 and lines[-1] == "ok"
+    assert lines[0].endswith("images, 2 classes")  # each once, whatever its splits
     assert lines[4] == "  in each class: train/a 6, train/b 6, val/a 3, val/b 3"
 
 

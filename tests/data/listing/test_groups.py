@@ -55,7 +55,9 @@ def test_a_pattern_replaces_the_conventions() -> None:
 def test_columns_that_name_people() -> None:
     assert column_of_groups(["x", "Patient ID", "subject"]) == "Patient ID"
     assert column_of_groups(["x", "subject_id"]) == "subject_id"
-    assert column_of_groups(["x", "patients", "label"]) is None
+    assert column_of_groups(["x", "patients", "label"]) is None  # a count
+    assert column_of_groups(["x", "patients", "label"], arrays=True) == "patients"
+    assert column_of_groups(["x", "user_id"]) == "user_id" and column_of_groups(["user"]) is None
 
 
 def test_groups_are_numbered_by_their_first_sample() -> None:

@@ -1,9 +1,11 @@
 """Series of one's own, good and bad."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mezzotint.data.series.series import Series, bridged
 from mezzotint.data.source import Source
@@ -75,8 +77,8 @@ def test_gaps_in_a_csv(tmp_path: Path) -> None:
     rows[3] = "p0,run,,3"
     for step in range(20, 30):
         rows[step] = f"p0,run,{step},"
-    with pytest.warns(RuntimeWarning, match="1 windows dropped, for gaps of more than 5 steps"):
-        source = Series(path=write_csv(tmp_path / "a.csv", rows), window=10, stride=10)
+    source = Series(path=write_csv(tmp_path / "a.csv", rows), window=10, stride=10)
+    assert "1 windows dropped, for gaps of more than 5 steps" in source.outcome()
     assert source.dropped == 1 and len(source.evaluation()[0]) == 15
     first = next(
         w["x"] for w in map(source.evaluation()[0].read, range(15)) if w["id"] == "a/000000/0000"
@@ -114,3 +116,54 @@ def test_a_column_of_people_is_the_subject_and_no_channel(column: str, tmp_path:
     (task,) = Series(path=str(tmp_path / "a.npz")).evaluation()[1]
     assert task.name == "label/held-out-subjects"
     assert len(Series(path=str(tmp_path / "a.npz"), subject=None).evaluation()[1]) == 1
+
+
+def test_series_that_are_padded_with_nan_are_shorter_series(tmp_path: Path) -> None:
+    """As those of a `.ts` file; a few missing steps at the end are a gap that is filled."""
+    x = np.random.default_rng(0).normal(size=(4, 2, 40)).astype(np.float32)
+    x[1, :, 24:], x[2, :, 37:], x[3, :, 8:] = np.nan, np.nan, np.nan
+    np.savez(tmp_path / "a.npz", x=x, y=[0, 1, 0, 1])
+    source = Series(path=str(tmp_path / "a.npz"))
+    lines = [":".join(",".join(map(repr, c[:24].tolist())) for c in x[i]) for i in (1, 1)]
+    lines.append(":".join(",".join(map(repr, c.tolist())) for c in x[0]))
+    header = "@timeStamps false\n@classLabel false\n@data\n"
+    (tmp_path / "b.ts").write_text(header + "\n".join(lines))
+    of_ts = Series(path=str(tmp_path / "b.ts"))
+    everything = source.evaluation()[0]
+    found = {everything.id_of(i): everything.read(i)["x"] for i in range(len(everything))}
+    assert source.dropped == 1 and sorted(found) == [f"a/{i:06d}/0000" for i in range(3)]
+    assert torch.equal(found["a/000001/0000"], of_ts.evaluation()[0].read(0)["x"])
+    assert torch.equal(
+        found["a/000002/0000"][:, 36:], found["a/000002/0000"][:, 36:37].expand(2, 4)
+    )
+
+
+@pytest.mark.parametrize("name", ["time", "t", "Timestamp", "time (ms)", "elapsed_time_s"])
+def test_a_clock_of_numbers_is_no_channel_unless_it_is_named(name: str, tmp_path: Path) -> None:
+    rows = [f"{s * (0.02 + r % 2)},{s * r % 7},{r}" for r in range(4) for s in range(9)]
+    path = write_csv(tmp_path / "a.csv", rows, f"{name},x,recording")
+    assert Series(path=path, window=4).channels == ["x"]
+    assert name in Series(path=path, window=4).outcome()
+    assert Series(path=path, window=4, channels=["x", name]).channels == ["x", name]
+    rows[5] = f"0,{rows[5].partition(',')[2]}"  # it does not rise: a measurement
+    path = write_csv(tmp_path / "b.csv", rows, f"{name},x,recording")
+    assert Series(path=path, window=4).channels == [name, "x"]
+
+
+def test_series_of_one_recording_of_an_array_are_held_out_together(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 1, 8)).astype(np.float32)
+    recording, y = np.arange(40) // 4, np.arange(40) // 4 % 2
+    for name in ("recording", "groups", "source_id"):
+        arrays: dict[str, Any] = {"x": x, "y": y, name: recording}
+        np.savez(tmp_path / "a.npz", **arrays)
+        source = Series(path=str(tmp_path / "a.npz"))
+        everything, (task,) = source.evaluation()
+        of = [recording[int(everything.id_of(i).split("/")[1])] for i in range(40)]
+        train, test = ({of[i] for i in part} for part in (task.train, task.test))
+        assert test and not train & test
+        assert any(use.name == name and use.use == "recording" for use in source.columns)
+    np.savez(tmp_path / "b.npz", x=x, y=y, subjects=recording)
+    (task,) = Series(path=str(tmp_path / "b.npz")).evaluation()[1]
+    assert task.name == "label/held-out-subjects"
+    np.savez(tmp_path / "c.npz", x=x, y=y, source="a file of mine")  # one text for all
+    assert len(Series(path=str(tmp_path / "c.npz")).evaluation()[0]) == 40

@@ -89,3 +89,20 @@ def test_a_file_that_is_no_text_is_left_out_and_named(tmp_path: Path) -> None:
     (tmp_path / "u" / "x.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="u/x.txt` cannot be read"):
         Tokens(path=str(tmp_path / "u"), length=8)
+
+
+def test_empty_texts_and_rows_of_other_splits_are_counted(tmp_path: Path) -> None:
+    rows = ["one,a,train", ",a,train", "two,b,train", " ,b,val", "three,a,val", "four,b,test"]
+    source = Tokens(
+        path=write(tmp_path / "a.csv", "text,label,split\n" + "\n".join(rows)), length=8
+    )
+    assert len(source) == 2 and len(source.evaluation()[0]) == 3
+    outcome = source.outcome()
+    assert "1 rows of other splits are neither trained on nor scored" in outcome
+    assert "2 texts are empty and left out, such as `a/000001`" in outcome
+    write(tmp_path / "f" / "1.txt", "")
+    write(tmp_path / "f" / "2.txt", "x\n\n")
+    assert "1 texts are empty" in Tokens(path=str(tmp_path / "f"), unit="file").outcome()
+    assert Tokens(path=str(tmp_path / "f")).outcome() == "1 token sequences"
+    np.save(tmp_path / "n.npy", np.array([[1, 2], [-1, -1]]))
+    assert "1 texts are empty" in Tokens(path=str(tmp_path / "n.npy"), length=2).outcome()

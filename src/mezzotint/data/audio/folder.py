@@ -364,6 +364,7 @@ class AudioFolder(Source):
         both._paths = np.concatenate([self._paths, self._scored_paths])
         both._found = [*self._found, *self._scored_found]
         both.labels = single
+        both.held_out = None if self.scored is None else (len(self), self.scored)
         return both
 
     def _moments(self) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Columns of tables and arrays of files: chosen by their exact names, and what each is used for."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,11 @@ import numpy.typing as npt
 from mezzotint.recipe.schema import nearest
 
 _INDEX_NAMES = frozenset(["", "index", "id", "row", "row_id", "rowid", "rownames", "nr", "no"])
+_CLOCK = re.compile(
+    r"((elapsed|relative)[ _]?)?(time|timestamp|t|secs?|seconds?|ms|milliseconds?|step|frame)"
+    r"[ _]*[(\[]?(s|secs?|seconds?|ms|us|ns)?[)\]]?",
+    re.IGNORECASE,
+)
 _SHOWN = 30  # lines of a table of columns
 
 
@@ -98,3 +104,15 @@ def is_row_number(name: str, values: npt.NDArray[np.generic] | Sequence[str]) ->
         return False
     counted = np.arange(len(numbers))
     return bool((numbers == counted).all() or (numbers == counted + 1).all())
+
+
+def is_clock(name: str, values: npt.NDArray[np.float64], starts: Sequence[int]) -> bool:
+    """Return whether a column of series is their clock: named so, and rising in each series.
+
+    Args:
+        name: name of the column, such as `time` or `t (ms)`.
+        values: its numbers.
+        starts: first row of each series.
+    """
+    inside = np.delete(np.diff(values), np.array(starts[1:], np.int64) - 1)
+    return bool(_CLOCK.fullmatch(name.strip()) and inside.size and (inside > 0).all())

@@ -159,7 +159,7 @@ def _load(
                 return {x: loaded}, x, None, None, []
             names = list(loaded.files)
             x = next(iter(names)) if len(names) == 1 and x == "x" else x
-            group = group or column_of_groups(name for name in names if name not in (x, y))
+            group = group or column_of_groups((n for n in names if n not in (x, y)), arrays=True)
             wanted = [name for name in (x, y, group, CLASSES) if name in names and name]
             found = {name: loaded[name] for name in wanted}
             if not all(isinstance(value, np.ndarray) for value in found.values()):

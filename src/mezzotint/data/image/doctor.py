@@ -118,6 +118,7 @@ class Report:
         not_images: files that are not images by their extension.
         links: symbolic links, which are not followed.
         closed: folders without permission to list them.
+        num_classes: number of classes, over all splits.
         formats: number of images by format and mode, `"PNG RGBA"`.
         sizes: smallest, median and largest height and width, `{"height": [1, 2, 3], "width": [1, 2,
             3]}`.
@@ -140,6 +141,7 @@ class Report:
     not_images: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    num_classes: int = 0
     formats: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)
     mean: list[float] = field(default_factory=list)
@@ -167,7 +169,7 @@ class Report:
 
     def lines(self) -> Iterator[str]:
         """Yield the report for a terminal, with at most ten examples of each finding."""
-        yield f"{self.root}: {self.images} images, {len(self.classes)} classes"
+        yield f"{self.root}: {self.images} images, {self.num_classes} classes"
         if self.sizes:
             low, median, high = zip(self.sizes["height"], self.sizes["width"], strict=True)
             yield (
@@ -237,6 +239,7 @@ def examine_folder(
         root,
         images=len(facts),
         classes=_class_sizes(listing.images, layout),
+        num_classes=len({*map(layout.class_of, listing.images)} - {None}),
         unreadable=[(fact.path, fact.fault) for fact in facts if fact.fault],
         duplicates=duplicates,
         leaks=leaks,
@@ -288,15 +291,12 @@ def _examined(
         for chunk in chunks:
             yield _examine_all(root, chunk, max_pixels)
         return
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # forking a process with threads, such as torch's, may hang
+    # Forking a process with threads, such as torch's, may hang.
+    context = multiprocessing.get_context("spawn")
     done = 0
     while done < len(chunks):
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            pending = [
-                pool.submit(_examine_all, root, chunk, max_pixels) for chunk in chunks[done:]
-            ]
+            pending = [pool.submit(_examine_all, root, c, max_pixels) for c in chunks[done:]]
             try:
                 for future in pending:
                     yield future.result()

@@ -302,6 +302,7 @@ class ImageFolder(Source):
         both = copy.copy(self)
         both.labels = np.concatenate([self.labels, self._scored_labels])
         both._paths = PathList([*self._paths, *self._scored_paths])
+        both.held_out = len(self), str(self.scored)
         test = np.arange(len(both.labels)) >= len(self)
         return both, label_tasks(f"label/{self.scored}", both.labels, test, self.classes)
 

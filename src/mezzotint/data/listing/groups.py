@@ -25,7 +25,7 @@ from mezzotint.data.listing.layout import nfc
 
 Index = npt.NDArray[np.int64]
 
-PEOPLE = ("patient", "subject", "person", "participant", "speaker")
+PEOPLE = ("patient", "subject", "person", "participant", "speaker", "userid")
 """Columns that say which person a sample is of, by priority."""
 COLUMNS = ("group", *PEOPLE, "recording", "source")
 """Columns that say who or what a sample is of, by priority; `patient_id` counts as `patient`."""
@@ -45,20 +45,27 @@ _FILES = (
 _EDGE = 4096  # bytes at both ends of files that are compared before whole files are
 
 
-def column_of_groups(names: Iterable[str], *, people: bool = False) -> str | None:
+def column_of_groups(
+    names: Iterable[str], *, people: bool = False, arrays: bool = False
+) -> str | None:
     """Return the column that says who or what a sample is of; `None` if there is none.
 
     Args:
         names: names of columns or arrays.
         people: whether only a column of people counts, not one of sessions or other sources.
+        arrays: whether these are arrays, where `subjects` has an entry for each sample; a column
+            of that name is a count.
     """
-    known = {_plain(name): name for name in reversed(list(names))}
+    given = list(reversed(list(names)))
+    known = {_plain(name.removesuffix("s")): name for name in given} if arrays else {}
+    known |= {_plain(name): name for name in given}
     return next((known[name] for name in (PEOPLE if people else COLUMNS) if name in known), None)
 
 
 def _plain(name: str) -> str:
     """Return `patient` for `Patient ID`, `patient_id` and `PatientID`."""
-    return re.sub(r"[-_ ]", "", name.strip().lower()).removesuffix("id")
+    plain = re.sub(r"[-_ ]", "", name.strip().lower())
+    return plain if plain in PEOPLE else plain.removesuffix("id")
 
 
 def source_of(path: str, label: str | None, pattern: str | None = None) -> str | None:

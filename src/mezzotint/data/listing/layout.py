@@ -110,6 +110,11 @@ def rows_of_splits(
     return used, scored, name
 
 
+def notes_on_splits(count: int, plural: str = "rows") -> list[str]:
+    """Say how many rows of a table are in splits that take no part; nothing without any."""
+    return [f"{count:,} {plural} of other splits are neither trained on nor scored"] * (count > 0)
+
+
 def scored_role(
     roles: Sequence[str | None], labeled: Sequence[bool], first: str = "val"
 ) -> str | None:

@@ -68,8 +68,8 @@ def held_out(
 
     A label with `n ≥ 2` groups gives `round(fraction · n)` of them, at least one and not all; a
     label with a single group gives none. Samples of one group stay together; a group belongs to the
-    label of its first sample. Where most groups of several samples have several labels, as those
-    of one person may, groups are chosen whatever their labels.
+    label of its first labeled sample. Where most groups of several samples have several labels, as
+    those of one person may, groups are chosen whatever their labels.
 
     Args:
         labels: int64 `[N]`; samples with a negative label are unlabeled and never chosen.
@@ -138,16 +138,19 @@ def _some_of_strata(
 
 
 def _strata(labels: Index, member: Index, count: int) -> Index:
-    """Return the label of each group, that of its first sample; 0 where groups mostly mix labels.
+    """Return the label of each group, that of its first labeled sample; -1 for one without any.
+
+    Where most groups have several labels, all those with labels are 0.
 
     Args:
         labels: int64 `[N]`.
         member: int64 `[N]`, number of the group of each.
         count: number of groups.
     """
-    _, first = np.unique(member, return_index=True)
-    stratum = labels[first]
     known = np.flatnonzero(labels >= 0)
+    groups, first = np.unique(member[known], return_index=True)
+    stratum = np.full(count, -1, np.int64)
+    stratum[groups] = labels[known[first]]
     mixed = np.unique(member[known[labels[known] != stratum[member[known]]]])
     several = int((np.bincount(member[known], minlength=count) > 1).sum())
     return np.where(stratum >= 0, 0, -1) if 2 * len(mixed) > several else stratum

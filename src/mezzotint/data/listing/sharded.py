@@ -232,6 +232,7 @@ class Sharded(Source, abstract=True):
         name, size = index.splits[1]
         both = copy.copy(self)
         both.show(trained + size)
+        both.held_out = trained, name
         test = np.zeros(len(both), np.bool_)
         test[trained:] = True
         tasks = label_tasks(f"label/{name}", both.labels, test, self.classes)

@@ -191,6 +191,7 @@ class _CloudArrays(PointClouds, InMemory):
         everything = self.with_samples(self._all, self._labels)
         everything.groups = self._content
         split = "test" if len(self) < len(self._all) else None
+        everything.held_out = None if split is None else (len(self), split)
         return everything, self._tasks(self._labels, split, everything.groups)
 
 
@@ -259,6 +260,7 @@ class _CloudFolder(PointClouds):
             content = same_files(str(self.root), both.files)
             self.groups = independent(both.labels, content, names, required=bool(self.group))
         both.groups = self.groups
+        both.held_out = None if self.split is None else (len(self), self.split)
         return both, self._tasks(both.labels, self.split, self.groups)
 
     def _points(self, index: int) -> Float32:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mezzotint.data.formats.arff import read_arff
-from mezzotint.data.formats.columns import ColumnUse, chosen_name, is_row_number
+from mezzotint.data.formats.columns import ColumnUse, chosen_name, is_clock, is_row_number
 from mezzotint.data.formats.delimited import (
     MISSING,
     TextTable,
@@ -35,7 +35,7 @@ from mezzotint.data.formats.numpy_files import (
 )
 from mezzotint.data.formats.parquet import entries_of, is_list, lists_of, read_rows
 from mezzotint.data.listing.groups import column_of_groups
-from mezzotint.data.listing.layout import SPLIT_COLUMN, roles_of, rows_of_splits
+from mezzotint.data.listing.layout import SPLIT_COLUMN, notes_on_splits, roles_of, rows_of_splits
 
 Array = npt.NDArray[np.float32]
 Layout = Literal["NCT", "NTC"]
@@ -79,6 +79,9 @@ def read_npz(
     if y == "label" and y not in arrays and "y" in arrays:
         y = "y"
     y, subject = _labels_and_subjects(y, subject, list(arrays), path, "array", [x])
+    rows = [name for name, array in arrays.items() if array.shape[:1] == arrays[x].shape[:1]]
+    others = (name for name in rows if name not in (x, y, subject, CLASSES))
+    source = column_of_groups(others, arrays=True)
     values = arrays[x][:, None] if arrays[x].ndim == 2 else arrays[x]
     if values.ndim != 3 or values.dtype.kind not in "fiu" or 0 in values.shape:
         raise ValueError(
@@ -87,7 +90,7 @@ def read_npz(
         )
     values = values.transpose(0, 2, 1) if layout == "NTC" else values
     columns: list[list[str | None]] = []
-    for name in (y, subject):
+    for name in (y, subject, source):
         column = None if name is None else one_column(arrays[name])
         if column is not None and name == y:
             column = with_class_names(column, arrays, path)
@@ -98,10 +101,10 @@ def read_npz(
             )
         columns.append([None] * len(values) if column is None else label_names(column))
     found = [
-        RawSeries(v.astype(np.float32), label, person, False, f"{path.stem}/{i:06d}")
-        for i, (v, label, person) in enumerate(zip(values, *columns, strict=True))
+        RawSeries(v.astype(np.float32), own, who, False, f"{path.stem}/{i:06d}", source=session)
+        for i, (v, own, who, session) in enumerate(zip(values, *columns, strict=True))
     ]
-    uses = {CLASSES: "names", x: "series", y: "label", subject: "subject"}
+    uses = {CLASSES: "names", x: "series", y: "label", subject: "subject", source: "recording"}
     return found, array_uses(arrays, uses)
 
 
@@ -165,7 +168,7 @@ def _ts_line(line: str, labeled: bool, path: Path, number: int) -> RawSeries:
 
 def read_csv(
     path: Path, channels: list[str] | None, y: str | None, subject: str | None, series: str
-) -> tuple[list[RawSeries], list[ColumnUse]]:
+) -> tuple[list[RawSeries], list[ColumnUse], list[str]]:
     """Read a CSV or TSV table with a row for each step, in order of time.
 
     A series ends where the columns `series`, `subject` or the label change. All other columns are
@@ -180,21 +183,19 @@ def read_csv(
     y, subject = _labels_and_subjects(y, subject, table.header, path, "column", taken)
     roles = roles_of(table.column(SPLIT_COLUMN)) if SPLIT_COLUMN in table.header else None
     split = SPLIT_COLUMN if roles is not None and SPLIT_COLUMN not in (channels or ()) else None
-    keys = [name for name in (series, subject, y, split) if name in table.header]
+    keys = [name for name in (series, subject, y, split) if name and name in table.header]
+    named = {series: "recording", subject: "subject", y: "label", split: "split"}
     uses = [
-        ColumnUse(name, use, f"{len({*table.column(name)} - {''})} different")
-        for name, use in (
-            (series, "recording"),
-            (subject, "subject"),
-            (y, "label"),
-            (split, "split"),
-        )
-        if name in keys and name is not None
+        ColumnUse(name, named[name], f"{len({*table.column(name)} - {''})} different")
+        for name in keys
     ]
+    cells = [table.column(n) if n in keys and n else None for n in (series, subject, y, split)]
+    steps = [tuple(None if c is None else c[i] for c in cells) for i in range(len(table.rows))]
+    starts = [i for i in range(len(steps)) if i == 0 or steps[i] != steps[i - 1]]
     wanted = channels
     if wanted is None:
         rest = [name for name in table.header if name not in keys]
-        left_out = {name: why for name in rest if (why := _no_channel(name, table))}
+        left_out = {name: why for name in rest if (why := _no_channel(name, table, starts))}
         uses += [ColumnUse(name, "left out", why) for name, why in left_out.items()]
         wanted = [name for name in rest if name not in left_out]
     missing = [name for name in wanted if name not in table.header]
@@ -208,38 +209,27 @@ def read_csv(
     others = tuple(name for name in table.header if name not in (*wanted, *keys))
     values = np.stack([_channel(name, table) for name in wanted])
     uses += [ColumnUse(name, "channel", _missing(values[i])) for i, name in enumerate(wanted)]
-    cells = [
-        table.column(name) if name in keys and name is not None else None
-        for name in (series, subject, y, split)
-    ]
-    steps = [tuple(None if c is None else c[i] for c in cells) for i in range(len(table.rows))]
-    starts = [i for i in range(len(steps)) if i == 0 or steps[i] != steps[i - 1]]
     used, scored, _ = rows_of_splits(
         None if split is None or roles is None else [roles[start] for start in starts],
         [bool(steps[start][2]) for start in starts],
     )
     found = [
         RawSeries(
-            values[:, start:end].astype(np.float32),
-            steps[start][2] or None,
-            steps[start][1] or None,
-            test,
-            f"{path.stem}/{i:06d}",
-            tuple(wanted),
-            others,
+            values[:, start:end].astype(np.float32), steps[start][2] or None,
+            steps[start][1] or None, test, f"{path.stem}/{i:06d}", tuple(wanted), others,
             steps[start][0] or None,
         )
         for i, (start, end, use, test) in enumerate(
             zip(starts, [*starts[1:], len(steps)], used, scored, strict=True)
         )
         if use
-    ]
-    return found, uses
+    ]  # fmt: skip
+    return found, uses, notes_on_splits(len(used) - sum(used), "series")
 
 
 def read_lists(
     path: Path, channels: list[str] | None, y: str | None, subject: str | None, layout: Layout
-) -> tuple[list[RawSeries], list[ColumnUse]]:
+) -> tuple[list[RawSeries], list[ColumnUse], list[str]]:
     """Read parquet or Arrow files with a row for each series, and lists of numbers as channels.
 
     A column of lists of lists has all channels, in the order of `layout`.
@@ -256,18 +246,25 @@ def read_lists(
             f"got {', '.join(lists) or 'none'}. Set `data.channels`, or data.kind=table."
         )
     y, subject = _labels_and_subjects(y, subject, table.column_names, path, "column", names)
+    source = column_of_groups(n for n in table.column_names if n not in (y, subject, *names))
     columns = [lists_of(table, name, str(path)) for name in names]
     values = [_of_row(r, layout, path, i) for i, r in enumerate(zip(*columns, strict=True))]
-    cells = [entries_of(table, name) for name in (y, subject)]
+    cells = [entries_of(table, name) for name in (y, subject, source)]
     roles = roles_of([word or "" for word in entries_of(table, SPLIT_COLUMN)])
     used, scored, _ = rows_of_splits(roles, [label is not None for label in cells[0]])
     found = [
-        RawSeries(v, cells[0][i], cells[1][i], scored[i], f"{path.stem}/{i:06d}", tuple(names))
+        RawSeries(
+            v, cells[0][i], cells[1][i], scored[i], f"{path.stem}/{i:06d}", tuple(names),
+            source=cells[2][i],
+        )
         for i, v in enumerate(values)
         if used[i] and v is not None
-    ]
-    uses = {y: "label", subject: "subject", **dict.fromkeys(names, "channel")}
-    return found, [ColumnUse(name, uses.get(name, "left out")) for name in table.column_names]
+    ]  # fmt: skip
+    uses = {y: "label", subject: "subject", source: "recording", **dict.fromkeys(names, "channel")}
+    notes = notes_on_splits(len(used) - sum(used))
+    if empty := sum(v is None for v, use in zip(values, used, strict=True) if use):
+        notes.append(f"{empty:,} rows without values are left out")
+    return found, [ColumnUse(n, uses.get(n, "left out")) for n in table.column_names], notes
 
 
 def _of_row(row: Sequence[Any], layout: Layout, path: Path, number: int) -> Array | None:
@@ -302,15 +299,11 @@ def read_ucr(path: Path) -> list[RawSeries]:
                     f"{content.names[content.numeric.index(False)]!r} before it. Use a .csv with a "
                     "row for each step."
                 )
-            rows = [
-                (line, row[-1], row[:-1])
-                for line, row in zip(content.lines, content.rows, strict=True)
-            ]
+            pairs = zip(content.lines, content.rows, strict=True)
+            rows = [(line, row[-1], row[:-1]) for line, row in pairs]
         else:
-            rows = [
-                (line, row[0].strip(), row[1:])
-                for line, row in split_rows(read_text(part), str(part), "\t")
-            ]
+            table = split_rows(read_text(part), str(part), "\t")
+            rows = [(line, row[0].strip(), row[1:]) for line, row in table]
         longest = max(len(cells) for _, _, cells in rows)
         for line, label, cells in rows:
             values = read_values([cell.strip() for cell in cells], "\t")
@@ -362,17 +355,25 @@ def _labels_and_subjects(
     y = chosen_name(y, names, default="label", key="data.y", path=path, noun=noun)
     own = chosen_name(subject, names, default="subject", key="data.subject", path=path, noun=noun)
     if own is None and subject is not None:
-        own = column_of_groups((name for name in names if name not in (y, *taken)), people=True)
+        others = (name for name in names if name not in (y, *taken))
+        own = column_of_groups(others, people=True, arrays=noun == "array")
     return y, own
 
 
-def _no_channel(name: str, table: TextTable) -> str:
-    """Return why a column is no measurement; empty where it may be one."""
+def _no_channel(name: str, table: TextTable, starts: Sequence[int]) -> str:
+    """Return why a column is no measurement; empty where it may be one.
+
+    Args:
+        name: name of the column.
+        table: the table.
+        starts: first row of each series.
+    """
     cells = table.column(name)
     if is_row_number(name, cells):
         return "numbers the rows"
     values = read_values(cells, table.separator)
-    return "times; steps are in the order of the file" if values.kind == "time" else ""
+    clock = values.kind == "time" or is_clock(name, values.numbers, starts)
+    return "times; steps are in the order of the file" if clock else ""
 
 
 def _channel(name: str, table: TextTable) -> npt.NDArray[np.float64]:

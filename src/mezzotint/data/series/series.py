@@ -9,8 +9,8 @@ With subjects, whole subjects are held out, and pretraining does not see them: w
 on both sides of a split inflate every result.
 """
 
-import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,8 @@ class Series(InMemory):
             )
         check_holdout(holdout)
         self.path, self.holdout = path, holdout
-        series_list, self.columns = _read(Path(path), x, y, subject, channels, layout)
+        series_list, self.columns, notes = _read(Path(path), x, y, subject, channels, layout)
+        series_list = [replace(r, values=_unpadded(r.values, max_gap)) for r in series_list]
         counts = {len(item.values) for item in series_list}
         if len(counts) > 1:
             raise ValueError(
@@ -117,9 +118,7 @@ class Series(InMemory):
                 f"series needs {size // 2} steps or more and gaps of at most {max_gap}. Set "
                 "`data.window` or `data.max_gap`."
             )
-        self.notes = _left_out(path, self.dropped, max_gap, series_list[0].others)
-        if self.dropped:
-            warnings.warn(self.notes[0], RuntimeWarning, stacklevel=2)
+        self.notes = [*notes, *_left_out(path, self.dropped, max_gap, series_list[0].others)]
         names = sorted({r.label for r in series_list if r.label is not None})
         self.classes = names
         labels = np.array(
@@ -160,6 +159,7 @@ class Series(InMemory):
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all windows, and the task; with fewer than two classes there is none."""
         everything = self.with_samples(self._all, self._labels)
+        everything.held_out = len(self.images), self.split
         test = np.arange(len(self._all)) >= len(self.images)
         return everything, label_tasks(f"label/{self.split}", self._labels, test, self.classes)
 
@@ -171,14 +171,14 @@ def _read(
     subject: str | None,
     channels: list[str] | None,
     layout: Layout,
-) -> tuple[list[RawSeries], list[ColumnUse]]:
+) -> tuple[list[RawSeries], list[ColumnUse], list[str]]:
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return read_npz(path, x, y, subject, layout)
+        return *read_npz(path, x, y, subject, layout), []
     if suffix == ".ts":
-        return read_ts(path), []
+        return read_ts(path), [], []
     if suffix == ".arff" or (suffix in SEPARATORS and is_ucr(path)):
-        return read_ucr(path), []
+        return read_ucr(path), [], []
     if suffix in SEPARATORS:
         return read_csv(path, channels, y, subject, "recording")
     if suffix in PARQUET or path.is_dir():
@@ -223,6 +223,16 @@ def _windows(
             else:
                 dropped += 1
     return windows, np.array(owner, np.int64), dropped
+
+
+def _unpadded(values: Array, max_gap: int) -> Array:
+    """Cut missing steps off the end of a series `[C, T]`, if they are more than a gap to fill.
+
+    Files of one length pad shorter series so, as the UCR archive's do.
+    """
+    known = np.flatnonzero(np.isfinite(values).any(axis=0))
+    length = int(known[-1]) + 1 if len(known) else 0
+    return values[:, :length] if values.shape[1] - length > max_gap else values
 
 
 def bridged(values: Array, max_gap: int) -> Array:

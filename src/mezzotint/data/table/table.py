@@ -20,7 +20,7 @@ import torch
 
 from mezzotint.data.formats.columns import ColumnUse, chosen_name
 from mezzotint.data.listing.groups import column_of_groups, grouped, merged, same_rows
-from mezzotint.data.listing.layout import SPLIT_COLUMN, roles_of, rows_of_splits
+from mezzotint.data.listing.layout import SPLIT_COLUMN, notes_on_splits, roles_of, rows_of_splits
 from mezzotint.data.listing.sampling import check_holdout, held_out
 from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Index, Source, Task, label_tasks
@@ -139,9 +139,7 @@ class Table(InMemory):
         used, test = np.array(rows, np.bool_), np.array(scored, np.bool_)
         if self.split is None and len(self.classes) > 1:
             test = held_out(np.where(used, whole, -1), holdout, "row", groups)
-        if not used.all():
-            left = f"{int((~used).sum()):,} rows of other splits are neither trained on nor scored"
-            self.notes = [*self.notes, left]
+        self.notes = [*self.notes, *notes_on_splits(int((~used).sum()))]
         self.encoding = encode(columns, used & ~test)
         self.features = self.encoding.features
         # Test rows come last, so that pretraining takes a prefix.
@@ -169,6 +167,7 @@ class Table(InMemory):
         """Return all rows, and the task; with fewer than two classes there is none."""
         everything = self.with_samples(self._all, self._labels)
         everything.groups = self._groups
+        everything.held_out = len(self.images), self.split or "holdout"
         test = np.arange(len(self._all)) >= len(self.images)
         name = f"label/{self.split or 'holdout'}"
         return everything, label_tasks(name, self._labels, test, self.classes)

@@ -31,6 +31,7 @@ from mezzotint.data.listing.layout import (
     SPLIT_COLUMN,
     Parts,
     nfc,
+    notes_on_splits,
     parts_of,
     role_of,
     roles_of,
@@ -71,8 +72,8 @@ def read_texts(
     label: str | None,
     group: str | None,
     unreadable: list[tuple[str, str]],
-) -> tuple[list[Text], list[ColumnUse]]:
-    """Read all texts of a path, and say what the columns or arrays of a file are used for.
+) -> tuple[list[Text], list[ColumnUse], list[str]]:
+    """Read all texts of a path.
 
     Args:
         path: a folder or a file; a folder of parquet or Arrow files is one table.
@@ -84,18 +85,23 @@ def read_texts(
             over their path.
         unreadable: takes the name and the reason of each file of a folder that is left out.
 
+    Returns:
+        The texts; what the columns or arrays of a file are used for; and sentences on what of it is
+        left out. Empty lines of a text file are no texts.
+
     Raises:
         ValueError: when there is nothing to read.
     """
     suffix = path.suffix.lower()
     uses: list[ColumnUse] = []
+    notes: list[str] = []
     if packed_suffix(str(path)) in PARQUET:
-        found, uses = _table(path, text, label, group)
+        found, uses, notes = _table(path, text, label, group)
     elif path.is_dir():
         check_pattern(group)
         found = _folder(path, unit, group, unreadable)
     elif suffix in SEPARATORS:
-        found, uses = _table(path, text, label, group)
+        found, uses, notes = _table(path, text, label, group)
     elif suffix in ARRAYS:
         found, uses = _arrays(path, text or "x", label, group)
     elif path.is_file() and (suffix in TEXTS or not suffix):
@@ -107,15 +113,19 @@ def read_texts(
             f"`{path}` {wrong}. Supported: a folder of text files, .txt, .csv, .tsv, .parquet, "
             ".arrow, .npz and .npy. Check `data.path`."
         )
-    kept = [
-        item
-        for item in found
-        if (item.content.strip() if isinstance(item.content, str) else item.content.size)
-    ]
+    kept = [item for item in found if _has_content(item)]
     if not kept:
         bad = f" ({len(unreadable)} unreadable, such as {unreadable[0][0]})" if unreadable else ""
         raise ValueError(f"`{path}` is empty: it has no text and no tokens{bad}. Check the file.")
-    return kept, uses
+    empty = [item.id for item in found if not _has_content(item)]
+    if empty and (uses or unit == "file"):
+        notes = [*notes, f"{len(empty):,} texts are empty and left out, such as `{empty[0]}`"]
+    return kept, uses, notes
+
+
+def _has_content(text: Text) -> bool:
+    content = text.content
+    return bool(content.strip() if isinstance(content, str) else (content >= 0).any())
 
 
 def _file(
@@ -182,7 +192,7 @@ def _folder(
 
 def _table(
     path: Path, text: str | None, label: str | None, group: str | None
-) -> tuple[list[Text], list[ColumnUse]]:
+) -> tuple[list[Text], list[ColumnUse], list[str]]:
     """Read a table; a text keeps its spaces and line ends, and no word of it is missing."""
     header, column, count = _columns(path)
     if text is None:
@@ -216,7 +226,8 @@ def _table(
     ]
     uses = {text: "text", label: "label", group: "source"}
     uses |= {} if roles is None else {SPLIT_COLUMN: "split"}
-    return found, [ColumnUse(name, uses.get(name, "left out")) for name in header]
+    notes = notes_on_splits(len(used) - sum(used))
+    return found, [ColumnUse(name, uses.get(name, "left out")) for name in header], notes
 
 
 def _columns(path: Path) -> tuple[list[str], Callable[[str], list[Any]], int]:
@@ -271,7 +282,7 @@ def _arrays(
             f"{labels.shape}. Correct the array."
         )
     names = [None] * len(values) if labels is None else label_names(labels)
-    group = group or column_of_groups(name for name in arrays if name not in (x, y))
+    group = group or column_of_groups((n for n in arrays if n not in (x, y)), arrays=True)
     who = [None] * len(values) if group is None else one_column(arrays[group]).astype(str).tolist()
     if len(who) != len(values):
         raise ValueError(

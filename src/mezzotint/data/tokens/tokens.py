@@ -125,8 +125,8 @@ class Tokens(InMemoryTokens):
                 "the tokens."
             )
         unreadable: list[tuple[str, str]] = []
-        texts, self.columns = read_texts(Path(path), unit, text, label, group, unreadable)
-        self.notes, self.unreadable = notes_on_folder(Path(path)), unreadable
+        texts, self.columns, notes = read_texts(Path(path), unit, text, label, group, unreadable)
+        self.notes, self.unreadable = (*notes_on_folder(Path(path)), *notes), unreadable
         if unreadable:
             name, reason = unreadable[0]
             note = f"left out as unreadable: {len(unreadable):,} files, such as `{name}` ({reason})"
@@ -174,6 +174,7 @@ class Tokens(InMemoryTokens):
         """Return all samples, and the task; with fewer than two classes there is none."""
         everything = self.with_samples(self._all, self._labels)
         everything.groups = self._groups
+        everything.held_out = len(self.images), self.split
         test = np.arange(len(self._all)) >= len(self.images)
         return everything, label_tasks(f"label/{self.split}", self._labels, test, self.classes)
 

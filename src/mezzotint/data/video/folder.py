@@ -236,6 +236,7 @@ class VideoFolder(Source):
         both._paths = np.concatenate([self._paths, self._scored_paths])
         both._starts = np.concatenate([self._starts, self._scored_starts])
         both.labels = np.concatenate([self.labels, self._scored_labels])
+        both.held_out = None if self.scored is None else (len(self), self.scored)
         if len(self.classes) < 2:
             return both, []
         if self.scored is None:
