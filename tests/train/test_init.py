@@ -75,6 +75,15 @@ def test_a_hub_folder_of_timm_is_a_start(tmp_path: Path) -> None:
     assert "loaded" in recipe.init.load(recipe.method)[0]
     own = recipe.encoder.state_dict()
     assert all(torch.equal(own[f"model.{n}"], t) for n, t in theirs.state_dict().items())
+    before = recipe.encoder.input
+    for mean, used in (([0.25], (0.25,)), ([0.1, 0.2, 0.3], before.mean)):  # of other channels
+        stated = {"mean": mean, "std": [0.125] * len(mean)}
+        config = {"architecture": "resnet10t", "pretrained_cfg": stated}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        recipe = build(init={"path": str(tmp_path)}, encoder={"kind": "timm", "name": "resnet10t"})
+        assert recipe.init is not None
+        recipe.init.load(recipe.method)
+        assert recipe.encoder.input.mean == used
 
 
 def test_positions_and_channels_are_adapted_and_said(tmp_path: Path) -> None:

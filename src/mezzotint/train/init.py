@@ -27,6 +27,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.lora import LoRA
 from mezzotint.encoders.saving import load_encoder, take_structure
 from mezzotint.encoders.vit import ViT
+from mezzotint.files import read_json
 from mezzotint.interop.adapt import cuts_positions, for_channels, for_grid
 from mezzotint.interop.load import load_checkpoint
 from mezzotint.methods.method import Method
@@ -150,7 +151,9 @@ def _load_encoder(encoder: Encoder, path: Path) -> str:
     if path.is_dir():
         for name in _HUB:
             if (path / name).is_file() and not (path / "encoder.json").is_file():
-                return f"init: {load_checkpoint(encoder, path / name, adapt=True)}"
+                loaded = load_checkpoint(encoder, path / name, adapt=True)
+                _normalize_as(encoder, *_stated_moments(path))
+                return f"init: {loaded}"
     elif path.is_file():
         return f"init: {load_checkpoint(encoder, path, adapt=True)}"
     if not (path / "encoder.json").is_file() and not (path / "encoder").is_dir():
@@ -163,12 +166,23 @@ def _load_encoder(encoder: Encoder, path: Path) -> str:
     take_structure(encoder, saved)
     tensors, adapted = _adapted(encoder, saved)
     encoder.load_state_dict(encoder.state_dict() | tensors)  # ranges at low bits may be new
-    same_values = saved.input.range in ((), encoder.input.range)
-    if saved.input.shape[0] == encoder.input.shape[0] and same_values:
-        encoder.input = dataclasses.replace(
-            encoder.input, mean=saved.input.mean, std=saved.input.std
-        )
+    if saved.input.range in ((), encoder.input.range):
+        _normalize_as(encoder, saved.input.mean, saved.input.std)
     return "; ".join([f"init: loaded {len(tensors)} tensors from {path}", *adapted])
+
+
+def _stated_moments(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation that a hub folder states; nothing if it does not."""
+    file = folder / "config.json"
+    described = read_json(file) if file.is_file() else {}
+    stated = described.get("pretrained_cfg", described)
+    return tuple(stated.get("mean") or ()), tuple(stated.get("std") or ())
+
+
+def _normalize_as(encoder: Encoder, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Normalize samples as the start was trained, unless they have other channels."""
+    if len(mean) == len(std) == len(encoder.input.mean):
+        encoder.input = dataclasses.replace(encoder.input, mean=mean, std=std)
 
 
 def _require_same(encoder: Encoder, saved: Encoder, path: Path) -> None:
