@@ -125,6 +125,19 @@ def test_what_cannot_teach_is_refused(tmp_path: Path) -> None:
         load(path)
 
 
+def test_an_onnx_file_of_another_project_gets_its_size_and_channels(tmp_path: Path) -> None:
+    from onnx import helper
+
+    nodes = [helper.make_node("Flatten", ["x"], ["y"], axis=1)]
+    file = save(tmp_path / "flat.onnx", nodes, {}, ["batch", 3, 16, 16])
+    gray = Input((1, 32, 32), (0.25,), (0.5,))
+    teachers = Teachers([str(file)], gray)
+    x = torch.randn(2, 1, 32, 32)
+    expected = interpolate(x, size=(16, 16), mode="bilinear", antialias=True)
+    expected = expected.expand(2, 3, 16, 16).flatten(1)
+    torch.testing.assert_close(teachers(x), expected)
+
+
 def test_a_teacher_without_features_is_refused(tmp_path: Path) -> None:
     """An ONNX file whose output is a map, and teachers and students without a map for `dense`."""
     from onnx import helper
@@ -137,6 +150,9 @@ def test_a_teacher_without_features_is_refused(tmp_path: Path) -> None:
     pooled = residual(tmp_path / "pooled.onnx")
     small = Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
     Teachers([str(pooled)], small)
+    last = save(tmp_path / "last.onnx", [node], {"w": random(8, 8, 3, 3)}, ["batch", 8, 8, 3])
+    with pytest.raises(ValueError, match=r"It must take floats \[batch, 3, 8, 8\]"):
+        Teachers([str(last)], small)  # channels are last
     with pytest.raises(ValueError, match="`method.dense` with the teacher .*: onnx has no feature"):
         Teachers([str(pooled)], small, dense=True)
     points = PointNet(Input((3, 16), (0.0,) * 3, (1.0,) * 3, modality="points"), width=4)

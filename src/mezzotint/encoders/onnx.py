@@ -11,7 +11,7 @@ into windows of that length, whose features are averaged, and shorter ones are r
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +89,21 @@ def onnx(
     return encoder
 
 
-def load_exported(path: str | Path, input: Callable[[], Input] | None = None) -> ForeignEncoder:
+def load_exported(
+    path: str | Path, input: Callable[[], Input] | None = None, *, own_size: bool = False
+) -> ForeignEncoder:
     """Read an ONNX file as an encoder.
 
     Args:
         path: path of the file.
         input: makes the input of a file that does not state its own, such as another project's.
+        own_size: take the size and the channels that such a file fixes, for callers that bring
+            images to them.
 
     Raises:
         ValueError: when onnxruntime is missing, or the file does not map samples to features.
     """
-    network = OnnxFeatures(path, input)
+    network = OnnxFeatures(path, input, own_size=own_size)
     encoder = ForeignEncoder(network.expected, network, network.dim)
     encoder.config = {"kind": "onnx", "path": str(path)}
     encoder.preprocessing = network.preprocessing
@@ -113,6 +117,7 @@ class OnnxFeatures:
         path: path of the file.
         input: input of the samples, or what makes it; used where the file states none.
         output: name of the output to return; `None` is the first.
+        own_size: take the size and the channels that a file fixes which states no input.
 
     Attributes:
         path: path of the file.
@@ -131,6 +136,8 @@ class OnnxFeatures:
         path: str | Path,
         input: Input | Callable[[], Input] | None,
         output: str | None = None,
+        *,
+        own_size: bool = False,
     ) -> None:
         if not Path(path).is_file():
             raise ValueError(f"`{path}` is not a file. It must be an ONNX file. Check the path.")
@@ -148,6 +155,8 @@ class OnnxFeatures:
                     "data.kind=image_folder data.root=photos."
                 )
             expected = made
+        if own_size and self.stated is None:
+            expected = _at_fixed_size(expected, function.input_shape)
         self.expected = expected
         self._dtype, self._batch, self._length = _input_of(function, path, expected)
         self.output, self.dim = _output_of(function, path, output)
@@ -196,6 +205,24 @@ def stated_input(metadata: Mapping[str, str]) -> Input | None:
     if "input" not in metadata:
         return None
     return Input.of(json.loads(metadata["input"]))
+
+
+def _at_fixed_size(input: Input, shape: Sequence[int | str | None]) -> Input:
+    """Return an input of images with the sizes that a file fixes, and its channels if gray or RGB.
+
+    Other channels get the average of the mean and of the standard deviation.
+    """
+    sizes = tuple(
+        size if isinstance(size, int) else own
+        for size, own in zip(shape[1:], input.shape, strict=False)
+    )
+    channels = input.shape[0]
+    if len(shape) != 4 or len(sizes) != 3 or sizes[0] not in (1, 3, channels):
+        return input
+    mean, std = input.mean, input.std
+    if sizes[0] != channels:
+        mean, std = ((sum(v) / channels,) * sizes[0] for v in (mean, std))
+    return Input(sizes, mean, std)
 
 
 def _input_of(

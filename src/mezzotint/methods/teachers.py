@@ -104,7 +104,7 @@ def load_teacher(path: str, student: Input) -> Encoder:
     is_hub = (folder / "config.json").is_file() and not (folder / "encoder.json").is_file()
     try:
         teacher: Encoder = (
-            load_exported(path, lambda: student)
+            load_exported(path, lambda: student, own_size=_is_image(student))
             if folder.suffix == ".onnx"
             else _of_hub(folder, student)
             if is_hub
