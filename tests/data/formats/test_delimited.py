@@ -50,7 +50,7 @@ def test_cells_come_back_as_the_csv_module_wrote_them(tmp_path: Path) -> None:
 def test_refusals_name_file_and_line(tmp_path: Path) -> None:
     for text, message in (
         ("", "a.csv` must have unique column names in its first line, got none"),
-        ("x,x\n1,2\n", "a.csv` must have unique column names in its first line, got x, x"),
+        ("x,x\n1,2\n", "a.csv` must have unique column names in its first line, got 2 columns 'x'"),
         ('x,y\n"1\n2",3\n4\n', "a.csv`, line 4, must have 2 cells, as the first line, got 1"),
         ('x\n"1"\n"2\n3\n', "a.csv`, line 3, opens a quote that is not closed"),
     ):

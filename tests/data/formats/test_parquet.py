@@ -183,6 +183,30 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"b": [1]}), tmp_path / "b.parquet")
     with pytest.raises(ValueError, match="b.parquet` has other columns than `a.parquet`"):
         read_rows(str(tmp_path))
+    parquet.write_table(pa.table({"a": ["one"]}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="b.parquet` has other columns .*int64 vs string"):
+        read_rows(str(tmp_path))
+
+
+def test_files_whose_columns_differ_in_order_or_width_are_one_table(tmp_path: Path) -> None:
+    """As pandas writes them: floats for integers with a missing one, categories in any order."""
+    colors = [["red", "blue"], ["blue", "green"]]
+    for number, (values, kind) in enumerate((([1, 2], pa.int64()), ([None, 4.5], pa.float64()))):
+        color = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), colors[number])
+        when = pa.array([0, 1], pa.timestamp("ms" if number else "us"))
+        columns = {"n": pa.array(values, kind), "color": color, "when": when}
+        columns["text"] = pa.array([None, None] if number else ["a", "b"])
+        names = reversed(columns) if number else columns
+        parquet.write_table(
+            pa.table({name: columns[name] for name in names}), tmp_path / f"{number}.parquet"
+        )
+    rows = read_rows(str(tmp_path))
+    assert rows.column("n").to_pylist() == [1.0, 2.0, None, 4.5]
+    assert rows.column("color").to_pylist() == ["red", "blue", "blue", "green"]
+    assert rows.column("text").to_pylist() == ["a", "b", None, None]
+    assert [str(when) for when in rows.column("when").to_pylist()][
+        3
+    ] == "1970-01-01 00:00:00.001000"
 
 
 def test_pyarrow_is_named_where_it_is_missing(

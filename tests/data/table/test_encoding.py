@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mezzotint import save_encoder
 from mezzotint.data.table.encoding import Encoding, fit
@@ -79,3 +80,42 @@ def test_the_encoding_of_an_encoder_is_applied_to_another_file(tmp_path: Path) -
     save_encoder(TableMLP(people.input, width=4), tmp_path / "bare")
     with pytest.raises(ValueError, match="`fitted` must be an encoder of a table"):
         Table(path=str(tmp_path / "others.csv"), fitted=str(tmp_path / "bare"))
+
+
+def test_a_category_is_the_same_whatever_other_cells_its_file_has(tmp_path: Path) -> None:
+    """`36.0` alone looks like a whole number, and is `36` where another file has it so."""
+    rows = ["36.0,1", "M,2", "38.0,3", "L,1", "36.0,2"]
+    sizes = table(tmp_path / "a.csv", "size,n", rows)
+    assert sizes.encoding.columns[0].categories == ("36.0", "38.0", "L", "M")
+    save_encoder(TableMLP(sizes.input, width=4), tmp_path / "encoder", source=sizes)
+    for text in ("36.0", "36"):
+        (tmp_path / "b.csv").write_text(f"size,n\n{text},1\n38.0,3\n")
+        part = Table(path=str(tmp_path / "b.csv"), y=None, fitted=str(tmp_path / "encoder"))
+        assert torch.equal(part.images, sizes.images[[0, 2]]) and not part.notes
+    codes = tmp_path / "c.csv"
+    codes.write_text("code,n\n1,1\n2,2\n1,3\n")
+    named = Table(path=str(codes), y=None, categorical=["code"])
+    save_encoder(TableMLP(named.input, width=4), tmp_path / "named", source=named)
+    (tmp_path / "d.csv").write_text("code,n\n1.0,1\n2.0,2\n1.5,3\n")
+    part = Table(path=str(tmp_path / "d.csv"), y=None, fitted=str(tmp_path / "named"))
+    assert torch.equal(part.images[:2], named.images[:2]) and "'1.5'" in part.notes[0]
+
+
+def test_a_column_of_times_stays_one_of_times(tmp_path: Path) -> None:
+    """Its metadata says what the numbers are, and other numbers are refused."""
+    rows = ["2024-01-05,1", "2024-01-06,2", "2024-01-07 12:00,3"]
+    days = table(tmp_path / "a.csv", "day,n", rows)
+    stored = days.encoding.as_json()
+    assert [column["kind"] for column in stored["columns"]] == ["time", "number"]
+    assert Encoding.from_json(stored).columns[0].time and "seconds since 1970" in stored["rule"]
+    save_encoder(TableMLP(days.input, width=4), tmp_path / "encoder", source=days)
+    for text, message in (
+        ("day,n\n20240105,1\n", "the column 'day' must be times, as in training, got numbers"),
+        ("day,n\n2024-01-05,2024-01-05\n", "the column 'n' must be numbers, .* got times"),
+    ):
+        (tmp_path / "b.csv").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            Table(path=str(tmp_path / "b.csv"), y=None, fitted=str(tmp_path / "encoder"))
+    (tmp_path / "b.csv").write_text("day,n\n,1\n,2\n")  # missing times are the mean
+    missing = Table(path=str(tmp_path / "b.csv"), y=None, fitted=str(tmp_path / "encoder"))
+    assert missing.images[:, 0].tolist() == [0.0, 0.0]

@@ -41,7 +41,11 @@ def test_npz_and_parquet_are_the_same_table(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("a.csv", "a,label\n1,2\n3\n", "line 3, must have 2 cells, as the first line, got 1"),
-        ("a.csv", "a,a\n1,2\n", "must have unique column names in its first line, got a, a"),
+        (
+            "a.csv",
+            "a,a\n1,2\n",
+            "must have unique column names in its first line, got 2 columns 'a'",
+        ),
         ("a.csv", "a,label\n", "has no rows"),
         ("a.csv", "", "must have unique column names in its first line, got none"),
         ("a.csv", "label\nx\ny\n", "no rows, or no columns besides labels"),

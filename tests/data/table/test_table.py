@@ -107,3 +107,23 @@ def test_every_column_is_described(tmp_path: Path) -> None:
     assert said["secret"] == ("left out", "named in data.ignore")
     assert said["label"] == ("label", "2 classes: '2023001', '2023002'")
     assert table.features[:3] == ["age", "gain", "visit"] and len(said) == 9
+
+
+def test_numbers_too_long_for_64_bits_are_names(tmp_path: Path) -> None:
+    """As features they would be equal; as groups, the rows of all people would be of one."""
+    ids = [10**17 + i // 6 for i in range(60)]
+    frame = {"a": np.arange(60.0), "id_of": np.array(ids), "label": np.arange(60) // 6 % 2}
+    rows = "\n".join(",".join(map(str, row)) for row in zip(*frame.values(), strict=True))
+    (tmp_path / "a.csv").write_text("a,id_of,label\n" + rows + "\n")
+    np.savez(tmp_path / "a.npz", a=frame["a"], id_of=frame["id_of"], label=frame["label"])
+    for name in ("a.csv", "a.npz"):
+        source = Table(path=str(tmp_path / name))
+        assert source.encoding.columns[1].categories is not None
+        assert len(source.encoding.columns[1].categories) == 10
+        source = Table(path=str(tmp_path / name), group="id_of")
+        both, (task,) = source.evaluation()
+        assert source.features == ["a"] and both.groups is not None
+        assert len(np.unique(both.groups)) == 10
+        assert len(task.test) == 24
+    (tmp_path / "b.csv").write_text("a,label\n1e17,x\n1.0e17,y\n5,x\n")
+    assert Table(path=str(tmp_path / "b.csv")).encoding.columns[0].categories is None

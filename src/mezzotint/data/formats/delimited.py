@@ -135,10 +135,12 @@ def read_text_table(path: str | os.PathLike[str], *, keep_spaces: bool = False) 
     separator = _separator(text, SEPARATORS.get(Path(name).suffix.lower(), ","))
     found = list(split_rows(text, name, separator, keep_spaces=keep_spaces))
     header = [cell.strip() for cell in found[0][1]] if found else []
-    if len(set(header)) != len(header) or not any(header):
+    repeated = next(([cell] * n for cell in header if (n := header.count(cell)) > 1), [])
+    if repeated or not any(header):
+        got = f"{len(repeated)} columns {repeated[0]!r}" if repeated else "none"
         raise ValueError(
-            f"`{name}` must have unique column names in its first line, got "
-            f"{', '.join(header) or 'none'}. Name the columns."
+            f"`{name}` must have unique column names in its first line, got {got}. Name the "
+            "columns."
         )
     for number, row in found[1:]:
         if len(row) != len(header):

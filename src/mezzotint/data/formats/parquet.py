@@ -326,8 +326,7 @@ def read_rows(root: str) -> Any:
     """Read all rows of a root as one `pyarrow.Table`, for data of numbers and texts.
 
     Columns of `ClassLabel` have the names of their classes, and folders like `label=cat` (Hive) are
-    columns. Where files are of several splits, and
-    have no column `split`, one is added: train, val or test.
+    columns. Where files of several splits have no column `split`, it is added: train, val or test.
 
     Raises:
         ValueError: when a file is damaged, or has other columns than the first.
@@ -349,14 +348,8 @@ def read_rows(root: str) -> Any:
             kind = pyarrow.int64() if key in integers else pyarrow.string()
             table = table.append_column(key, pyarrow.array([values[key]] * len(table), kind))
         tables.append(table)
-    for name, table in zip(names, tables, strict=True):
-        if not table.schema.equals(tables[0].schema):
-            raise ValueError(
-                f"`{path_of(folder, name)}` has other columns than `{names[0]}`. Name one of "
-                "them, or a folder of equal files."
-            )
-    sizes = [len(table) for table in tables]
-    files = arranged([split_name(name) for name in names], sizes, [True] * len(tables))
+    tables, parts = _with_equal_columns(tables, names, folder), [*map(split_name, names)]
+    files = arranged(parts, [len(table) for table in tables], [True] * len(tables))
     whole = pyarrow.concat_tables([tables[i] for i in files.order])
     if len(files.splits) < 2 or SPLIT_COLUMN in whole.column_names:
         return whole
@@ -364,6 +357,31 @@ def read_rows(root: str) -> Any:
     whole = whole.append_column(SPLIT_COLUMN, pyarrow.array(splits))
     # Files of a split that the layout rule does not know are left out, as such folders are.
     return whole.filter(pyarrow.array([role_of(split) is not None for split in splits]))
+
+
+def _with_equal_columns(tables: Sequence[Any], names: Sequence[str], folder: str) -> list[Any]:
+    """Give all tables the columns of the first, with types that hold the values of all.
+
+    pandas writes integers as floats where one is missing, and a column without values as nulls.
+
+    Raises:
+        ValueError: when a file has other columns, or a type that does not go with those before.
+    """
+    import pyarrow
+
+    whole = tables[0].schema.remove_metadata()
+    for name, table in zip(names, tables, strict=True):
+        try:
+            if other := {*table.column_names} ^ {*whole.names}:
+                raise pyarrow.ArrowInvalid(f"not both have {sorted(other)[0]!r}")
+            schemas = [whole, table.schema.remove_metadata()]
+            whole = pyarrow.unify_schemas(schemas, promote_options="permissive")
+        except pyarrow.ArrowException as error:
+            raise ValueError(
+                f"`{path_of(folder, name)}` has other columns than `{names[0]}` ({error}). Name "
+                "one of them, or a folder of equal files."
+            ) from None
+    return [table.select(whole.names).cast(whole) for table in tables]
 
 
 def _with_class_names(table: Any) -> Any:

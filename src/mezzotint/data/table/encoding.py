@@ -10,8 +10,9 @@ A column of text is categorical, and so is a numeric one that is named so. An en
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ from mezzotint.files import read_json
 
 Floats = npt.NDArray[np.float64]
 
+_WHOLE = re.compile(r"^(-?[0-9]+)\.0+$")
 _DESCRIPTIONS = ("packed.json", "encoder.json", "encoder/encoder.json")
 """Files with the description of an encoder, in a run, an encoder or a packed export."""
 
 RULE = (
     "Columns are matched by name. A number becomes (value - mean) / std; a missing number is the "
-    "mean, so 0. A category becomes one number for each entry of `categories`, 1 where it is equal "
-    "and else 0, then (value - mean) / std; a missing or unknown one is 0 everywhere before that."
+    "mean, so 0. A time is a number of seconds since 1970-01-01 00:00 UTC. A category becomes one "
+    "number for each entry of `categories`, 1 where it is equal and else 0, then (value - mean) / "
+    "std; a missing or unknown one is 0 everywhere before that."
 )
 
 
@@ -44,6 +47,7 @@ class ColumnCode:
         mean: mean of each feature over the training rows; missing numbers take it.
         std: standard deviation of each feature, 1 for a constant one.
         constant: whether all features are constant in the training rows.
+        time: whether the numbers are times, in seconds since 1970.
     """
 
     name: str
@@ -51,6 +55,7 @@ class ColumnCode:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     constant: bool = False
+    time: bool = False
 
     @property
     def features(self) -> list[str]:
@@ -63,8 +68,23 @@ class ColumnCode:
         """Return the features before standardization, `[N, F]`; missing numbers are NaN."""
         if self.categories is None:
             return numbers(column)[:, None]
-        words = words_of(column)
+        words = self.known_words(column)
         return np.stack([words == name for name in self.categories], axis=1).astype(np.float64)
+
+    def known_words(self, column: Column) -> npt.NDArray[np.str_]:
+        """Return a column as words, as the categories write them.
+
+        `36` and `36.0` are one category unless both are known: a file of whole numbers, or one with
+        a missing cell, may have either.
+        """
+        words, kept = words_of(column), self.categories or ()
+        plain = {_WHOLE.sub(r"\1", name): name for name in reversed(kept)}
+        found, member = np.unique(words, return_inverse=True)
+        same = [
+            name if name in kept else plain.get(_WHOLE.sub(r"\1", name), name)
+            for name in map(str, found)
+        ]
+        return np.array(same, np.str_)[member.reshape(-1)]
 
 
 @dataclass(frozen=True)
@@ -91,18 +111,22 @@ class Encoding:
             parts.append((values - mean) / np.array(code.std))
         return np.concatenate(parts, axis=1).astype(np.float32)
 
-    def check(self, columns: Mapping[str, Column], path: str) -> list[str]:
+    def check(
+        self, columns: Mapping[str, Column], path: str, times: Collection[str] = ()
+    ) -> list[str]:
         """Check that a table has the columns of the encoding, and say what is left out.
 
         Args:
             columns: columns by name.
             path: path of the table, for messages.
+            times: names of the columns that are times.
 
         Returns:
             Sentences on columns that are left out, and on categories that are unknown.
 
         Raises:
-            ValueError: when a column is missing, or has text instead of numbers.
+            ValueError: when a column is missing, or has text or times instead of numbers, or
+                numbers instead of times.
         """
         needed = [code.name for code in self.columns]
         missing = [name for name in needed if name not in columns]
@@ -125,8 +149,15 @@ class Encoding:
                         f"`{path}`: the column {code.name!r} must be numbers, as in training, got "
                         f"{str(column[column != ''][0])!r}. Correct the column."
                     )
+                if code.time is not (code.name in times) and np.isfinite(numbers(column)).any():
+                    noun, other = ("times", "numbers") if code.time else ("numbers", "times")
+                    raise ValueError(
+                        f"`{path}`: the column {code.name!r} must be {noun}, as in training, got "
+                        f"{other}. Times are dates or ISO 8601 in text, or of a type of times. "
+                        "Convert the column."
+                    )
                 continue
-            words = words_of(column)
+            words = code.known_words(column)
             unknown = words[(words != "") & ~np.isin(words, code.categories)]
             if unknown.size:
                 names = ", ".join(map(repr, np.unique(unknown)[:3].tolist()))
@@ -140,7 +171,7 @@ class Encoding:
         """Return the encoding as plain data, with the rule in words."""
         columns = []
         for code in self.columns:
-            kind: dict[str, Any] = {"kind": "number"}
+            kind: dict[str, Any] = {"kind": "time" if code.time else "number"}
             if code.categories is not None:
                 kind = {"kind": "category", "categories": list(code.categories)}
             columns.append(
@@ -176,6 +207,7 @@ class Encoding:
                     tuple(column["categories"]) if column["kind"] == "category" else None,
                     tuple(column["mean"]),
                     tuple(column["std"]),
+                    time=column["kind"] == "time",
                 )
                 for column in stored["columns"]
             ]
@@ -188,6 +220,7 @@ def fit(
     *,
     categorical: set[str],
     max_categories: int,
+    times: Collection[str] = (),
 ) -> Encoding:
     """Fit an encoding to the training rows of a table.
 
@@ -196,6 +229,7 @@ def fit(
         training: bool `[N]`, the rows that define categories, their order, means and stds.
         categorical: numeric columns to treat as categories.
         max_categories: categories kept per column.
+        times: columns of numbers that are times.
 
     Raises:
         ValueError: when no feature is left.
@@ -203,7 +237,7 @@ def fit(
     codes = []
     for name, column in columns.items():
         if column.dtype.kind == "f" and name not in categorical:
-            code = ColumnCode(name, None, (0.0,), (1.0,))
+            code = ColumnCode(name, None, (0.0,), (1.0,), time=name in times)
         else:
             words = words_of(column)
             seen, counts = np.unique(words[training & (words != "")], return_counts=True)
@@ -232,9 +266,7 @@ def _standardized(code: ColumnCode, column: Column, training: npt.NDArray[np.boo
     largest = np.where(finite, np.abs(values), 0.0)[training].max(axis=0, initial=0.0)
     usable = usable_std(std, largest)
     constant = bool((usable != std).all())
-    return ColumnCode(
-        code.name, code.categories, tuple(mean.tolist()), tuple(usable.tolist()), constant
-    )
+    return replace(code, mean=tuple(mean.tolist()), std=tuple(usable.tolist()), constant=constant)
 
 
 def numbers(column: Column) -> Floats:

@@ -134,8 +134,11 @@ def _of_text(table: TextTable, words: Collection[str], numbers: Collection[str] 
     for name in table.header:
         cells = table.column(name)
         must = numbers is not None and name in numbers
-        if name in words or (numbers is not None and not must):
+        if name in words:
             columns[name] = _names(cells)
+            continue
+        if numbers is not None and not must:  # `ColumnCode` knows how training wrote them
+            columns[name] = np.array(["" if cell == "?" else cell for cell in cells], np.str_)
             continue
         values = read_values(cells, table.separator)
         known = sum(cell.lower() not in MISSING for cell in cells)
@@ -153,9 +156,20 @@ def _of_text(table: TextTable, words: Collection[str], numbers: Collection[str] 
                 f"the column {name!r} is not {noun}, as {kept}. Correct the cell or empty it"
                 f"{other}."
             )
+        if not must and values.kind == "number" and _are_names(cells, values.numbers):
+            columns[name] = _text(cells)
+            continue
         columns[name] = values.numbers
         columns.times |= {name} if values.kind == "time" else set()
     return columns
+
+
+def _are_names(cells: Any, numbers: npt.NDArray[np.float64]) -> bool:
+    """Return whether numbers are so long that different ones are equal in 64 bits: identifiers."""
+    long = np.flatnonzero(np.abs(numbers) > 2.0**53)
+    words = {str(cells[i]) for i in long}
+    whole = all(re.fullmatch(r"-?[0-9]+", word) for word in words)
+    return whole and len(words) > len(np.unique(numbers[long]))
 
 
 def _require_names(table: TextTable) -> None:
@@ -251,7 +265,8 @@ def _of_npz(path: Path, y: str | None, words: Collection[str]) -> Columns:
                 f"got {array.dtype} of shape {array.shape}. Correct the array."
             )
         for title, part in _parts(name, array):
-            columns[title] = _array_words(part) if name in words else _array_values(part)
+            long = part.dtype.kind in "iu" and _are_names(part, part.astype(np.float64))
+            columns[title] = _array_words(part) if name in words or long else _array_values(part)
             columns.times |= {title} if part.dtype.kind == "M" and name not in words else set()
     return columns
 
@@ -297,10 +312,12 @@ def _of_parquet(path: Path, words: Collection[str]) -> Columns:
         times = bool(known) and all(
             isinstance(v, (datetime.date, datetime.timedelta, datetime.time)) for v in known
         )
-        if name in words or not (plain or times):
+        read = plain or times
+        cells = np.array([_cell_number(v) for v in values], np.float64) if read else None
+        if name in words or cells is None or (plain and _are_names(values, cells)):
             columns[name] = np.array([_cell_word(value) for value in values], np.str_)
         else:
-            columns[name] = np.array([_cell_number(value) for value in values], np.float64)
+            columns[name] = cells
             columns.times |= {name} if times else set()
     return columns
 

@@ -88,7 +88,7 @@ class Table(InMemory):
         columns = read_table(
             Path(path),
             y,
-            {*categories, *(ignore or ())},
+            {*categories, *(ignore or ()), *([] if group is None else [group])},
             None if encoding is None else {code.name for code in codes if not code.categories},
         )
         unknown = sorted({*(categorical or ()), *(ignore or ())} - {*columns, *columns.left_out})
@@ -105,9 +105,11 @@ class Table(InMemory):
         roles = _roles(columns) if SPLIT_COLUMN not in known else None
         who = _sources(columns, group, known, path)
         if encoding is None:
-            encode = partial(fit, categorical=categories, max_categories=max_categories)
+            encode = partial(
+                fit, categorical=categories, max_categories=max_categories, times=columns.times
+            )
         else:
-            self.notes = encoding.check(columns, path)
+            self.notes = encoding.check(columns, path, columns.times)
             for name in [name for name in columns if name not in known]:
                 columns.leave_out(name, "the encoder was not trained on it")
             encode = partial(_fitted, encoding)
