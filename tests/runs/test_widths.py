@@ -122,7 +122,7 @@ def test_a_grid_is_trained_once_and_proposes_a_rate(tmp_path: Path) -> None:
     settings = recipe(batch_size=256)
     first = transfer_rates(settings, [4, 8], [1e-3, 1e-2], tmp_path, say=said.append)
     assert len(said) == 6  # both parametrizations are the same at the base width
-    again = transfer_rates(settings, [4, 8], [1e-3, 1e-2], tmp_path, say=said.append)
+    again = transfer_rates(settings, [4, 8], [1e-2, 1e-3, 1e-2], tmp_path, say=said.append)
     assert len(said) == 6 and again.cells == first.cells
     assert len(list((tmp_path / "cells").glob("*-0.json"))) == 6
     page = write_rate_transfer(again, tmp_path / "index.html").read_text()
@@ -232,3 +232,5 @@ def test_depths_pass_where_branches_are_scaled_and_fail_where_not(tmp_path: Path
     assert "Mean absolute output by depth" in page and "log2 depth" in page
     with pytest.raises(RecipeError, match="Depths must be two or more rising numbers"):
         check_coordinates(deep(), [4, 2], axis="depth")
+    with pytest.raises(RecipeError, match="two or more rising numbers"):
+        check_coordinates(deep(), [2, 4, 4], axis="depth")

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -50,13 +50,12 @@ def coord_check(
 
     The standard parametrization is the control, which must fail. Exits with 1 if the check fails.
     """
-    from mezzotint.recipe.recipe import read_recipe
     from mezzotint.report.widths import write_coordinate_check
     from mezzotint.runs.widths import check_coordinates
 
     axis: Literal["width", "depth"] = "width" if depths is None else "depth"
     numbers = [int(n) for n in _numbers(widths if depths is None else depths, f"--{axis}s")]
-    config = read_recipe(recipe, overrides or ())
+    config = _from_scratch(recipe, overrides)
     check = check_coordinates(config, numbers, axis=axis, seeds=seeds, steps=steps)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "rows.json", dict(check.rows))
@@ -93,12 +92,11 @@ def transfer_lr(
 
     Trains the recipe for its own epochs at each rate and width; finished cells are reused.
     """
-    from mezzotint.recipe.recipe import read_recipe
     from mezzotint.report.widths import proposal, write_rate_transfer
     from mezzotint.runs.widths import PARAMETRIZATIONS, transfer_rates
 
     numbers = [int(n) for n in _numbers(widths, "--widths")]
-    config = read_recipe(recipe, overrides or ())
+    config = _from_scratch(recipe, overrides)
     silent = quiet or as_json
     transfer = transfer_rates(
         config, numbers, _numbers(rates, "--rates"), out, seeds=seeds,
@@ -116,6 +114,23 @@ def transfer_lr(
         ]
         print_table(("width", "best lr in muP", "best lr, standard"), rows)
         typer.echo(f"{proposal(transfer)}\n{page}")
+
+
+def _from_scratch(recipe: str, overrides: list[str] | None) -> dict[str, Any]:
+    """Read a recipe of one phase without a trained start, as networks of any width need it."""
+    from mezzotint.recipe.recipe import read_plan
+
+    plan = read_plan(recipe, overrides or ())
+    first = plan.phases[0]
+    starts = {"phases": plan.phases[1:], "load": first.load, "init": first.config.get("init")}
+    for key, used in starts.items():
+        if used:
+            remedy = "Write the phase as a recipe" if key == "phases" else f"Set {key}=null"
+            raise RecipeError(
+                f"`{key}` cannot be combined with several widths: each network is trained from "
+                f"scratch, in one phase. {remedy}."
+            )
+    return first.config
 
 
 def _numbers(text: str, option: str) -> list[float]:

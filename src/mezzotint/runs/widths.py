@@ -327,6 +327,7 @@ def transfer_rates(
         say: called with a line for each cell that is done.
     """
     _require_sizes(widths, "width")
+    rates = sorted(set(rates))
     (out / "cells").mkdir(parents=True, exist_ok=True)
     cells, cost = [], {}
     for width in widths:
@@ -392,7 +393,7 @@ def _tenths(curve: Sequence[float]) -> list[float]:
 
 
 def _require_sizes(sizes: Sequence[int], axis: Axis) -> None:
-    if len(set(sizes)) < 2 or list(sizes) != sorted(sizes):
+    if len(sizes) < 2 or list(sizes) != sorted(set(sizes)):
         raise RecipeError(
             f"{axis.capitalize()}s must be two or more rising numbers, the base first, got "
             f"{list(sizes)}. Try --{axis}s {'64,128,256' if axis == 'width' else '2,4,8'}."

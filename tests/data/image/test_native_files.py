@@ -107,8 +107,8 @@ def test_several_arrays_are_chosen_by_name(tmp_path: Path, suffix: str) -> None:
     arrays: dict[str, Any] = {"one": VALUES, "two": 2 * VALUES}
     if suffix == "npz":
         np.savez(path, **arrays)
-        np.savez(tmp_path / "with_labels.npz", x=VALUES, label=3, classes=["a"])
-        np.testing.assert_array_equal(read(tmp_path / "with_labels.npz"), VALUES)
+        np.savez(tmp_path / "labelled.npz", x=VALUES, label=3, classes=["a"])
+        np.testing.assert_array_equal(read(tmp_path / "labelled.npz"), VALUES)
     elif suffix == "h5":
         with h5py.File(path, "w") as file:
             for name, values in arrays.items():
