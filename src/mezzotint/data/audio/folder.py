@@ -31,7 +31,7 @@ from mezzotint.data.listing.file_list import (
     parts_of_lists,
 )
 from mezzotint.data.listing.folder import files_fingerprint, folder_of
-from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
+from mezzotint.data.listing.groups import check_pattern, independent_files
 from mezzotint.data.listing.lists import (
     ListedFile,
     classes_of,
@@ -344,17 +344,8 @@ class AudioFolder(Source):
         """Find the groups of files that stay together; the files are compared once."""
         if self.groups is None:
             paths = [os.fsdecode(path) for path in self._paths]
-            names = [
-                source or source_of(path, self.classes[label] if label >= 0 else None, self.group)
-                for path, label, source in zip(
-                    paths, self.labels.tolist(), self._sources, strict=True
-                )
-            ]
-            self.groups = independent(
-                self.labels,
-                same_files(self.root, paths),
-                names,
-                required=bool(self.group) or any(self._sources),
+            self.groups = independent_files(
+                self.root, paths, self.labels, self.classes, self.group, self._sources
             )
         return self.groups
 

@@ -37,7 +37,7 @@ from mezzotint.data.listing.folder import (
     files_fingerprint,
     scan,
 )
-from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
+from mezzotint.data.listing.groups import check_pattern, independent_files
 from mezzotint.data.listing.layout import parts_of
 from mezzotint.data.listing.sampling import check_holdout, held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
@@ -309,12 +309,9 @@ class ImageFolder(Source):
     def _independent(self, labels: Index) -> Index:
         """Find the groups of images that stay together; the files are compared once."""
         if self.groups is None:
-            names = [
-                source_of(path, self.classes[label] if label >= 0 else None, self.group)
-                for path, label in zip(self._files(), labels.tolist(), strict=True)
-            ]
-            content = same_files(self.root, self._files())
-            self.groups = independent(labels, content, names, required=bool(self.group))
+            self.groups = independent_files(
+                self.root, self._files(), labels, self.classes, self.group
+            )
         return self.groups
 
     def multi_crop(self, clips: int, crops: int) -> Self:

@@ -173,6 +173,34 @@ def independent(
     return whole
 
 
+def independent_files(
+    root: str,
+    paths: Sequence[str],
+    labels: Index,
+    classes: Sequence[str],
+    pattern: str | None,
+    listed: Sequence[str | None] = (),
+) -> Index:
+    """Compare files, and return the groups of them that stay on one side of a split.
+
+    Args:
+        root: folder of the paths.
+        paths: relative paths of the files.
+        labels: int64 `[N]`, negative where a file has none.
+        classes: names of the classes, by label.
+        pattern: as `source_of` takes it.
+        listed: who or what each file is of by a list, `None` or empty where it does not say.
+    """
+    names = [
+        source or source_of(path, classes[label] if label >= 0 else None, pattern)
+        for path, label, source in zip(
+            paths, labels.tolist(), listed or [None] * len(paths), strict=True
+        )
+    ]
+    required = bool(pattern) or any(listed)
+    return independent(labels, same_files(root, paths), names, required=required)
+
+
 def same_rows(rows: Tensor | npt.NDArray[np.generic]) -> Index:
     """Group samples in memory `[N, …]` that have the same values."""
     values = rows.numpy() if isinstance(rows, Tensor) else rows

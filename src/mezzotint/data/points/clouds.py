@@ -23,10 +23,8 @@ import torch
 from mezzotint.data.listing.groups import (
     check_pattern,
     grouped,
-    independent,
-    same_files,
+    independent_files,
     same_rows,
-    source_of,
 )
 from mezzotint.data.listing.sampling import held_out, one_percent
 from mezzotint.data.memory import InMemory, usable_std
@@ -253,12 +251,9 @@ class _CloudFolder(PointClouds):
         both = copy.copy(self)
         both.files, both.labels = self._all, self._labels
         if self.groups is None:
-            names = [
-                source_of(name, self.classes[label] if label >= 0 else None, self.group)
-                for name, label in zip(both.files, both.labels.tolist(), strict=True)
-            ]
-            content = same_files(str(self.root), both.files)
-            self.groups = independent(both.labels, content, names, required=bool(self.group))
+            self.groups = independent_files(
+                str(self.root), both.files, both.labels, self.classes, self.group
+            )
         both.groups = self.groups
         both.held_out = None if self.split is None else (len(self), self.split)
         return both, self._tasks(both.labels, self.split, self.groups)
