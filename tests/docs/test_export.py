@@ -1,6 +1,7 @@
 """The page on export: both programs that serve an ONNX file give the encoder's features."""
 
 import re
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mezzotint.data.audio.folder import AudioFolder
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.source import Source
 from mezzotint.data.table.table import Table
@@ -18,7 +20,7 @@ from mezzotint.evaluation.features import extract
 from tests import ROOT
 
 PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
-IMAGES, TABLES = (
+IMAGES, TABLES, SOUNDS = (
     code for code in re.findall(r"```python\n(.*?)```\n", PAGE, re.S) if "InferenceSession" in code
 )
 
@@ -56,3 +58,19 @@ def test_a_row_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     encoder = TableMLP(source.input, width=8)
     found = served(TABLES, encoder, source)
     np.testing.assert_allclose(found, extract(encoder, source).numpy()[1:2], atol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.9])
+def test_a_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """A file that is shorter than a clip, and a longer one."""
+    pytest.importorskip("soundfile")
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).normal(0.0, 3000.0, round(16000 * seconds)).astype("<i2")
+    with wave.open("sound.wav", "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(values.tobytes())
+    source = AudioFolder(root=".", seconds=0.6)
+    torch.manual_seed(0)
+    encoder = resnet10(source.input, stem="small", width=4)
+    found = served(SOUNDS, encoder, source)
+    np.testing.assert_allclose(found, extract(encoder, source).numpy(), atol=1e-4)

@@ -106,3 +106,17 @@ def test_empty_texts_and_rows_of_other_splits_are_counted(tmp_path: Path) -> Non
     assert Tokens(path=str(tmp_path / "f")).outcome() == "1 token sequences"
     np.save(tmp_path / "n.npy", np.array([[1, 2], [-1, -1]]))
     assert "1 texts are empty" in Tokens(path=str(tmp_path / "n.npy"), length=2).outcome()
+
+
+def test_a_text_keeps_its_spaces_and_line_ends_in_every_table(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    texts = ["\nfirst", "  indented", "last \n", "plain"]
+    cells = [f'"{text}", {label} ' for text, label in zip(texts, "abab", strict=True)]
+    source = Tokens(path=write(tmp_path / "a.csv", "text,label\n" + "\n".join(cells)), length=12)
+    parquet.write_table(pa.table({"text": texts, "label": [*"abab"]}), tmp_path / "b.parquet")
+    other = Tokens(path=str(tmp_path / "b.parquet"), length=12)
+    assert source.classes == other.classes == ["a", "b"]
+    for tokens in (source, other):
+        both = tokens.evaluation()[0]
+        assert sorted(tokens.text(both.read(i)["x"]) for i in range(4)) == sorted(texts)

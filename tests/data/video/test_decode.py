@@ -1,5 +1,6 @@
 """Frames of videos at given times, and what damaged files raise."""
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +70,39 @@ def test_a_variable_frame_rate_is_told_by_time_stamps(tmp_path: Path) -> None:
     x = read_frames(str(path), lambda length: np.array([0.5, 1.5, 2.5, 3.5, 4.5]), 16)
     # By number, the middle of 75 frames would be at 1.25 s.
     assert seconds(x) == pytest.approx([0.5, 1.5, 2.4, 3.4, 4.4], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((1, 0, 0, 1), [[1, 2], [3, 4]]),
+        ((0, 1, -1, 0), [[3, 1], [4, 2]]),  # a quarter turn to the right, as phones write
+        ((-1, 0, 0, -1), [[4, 3], [2, 1]]),
+        ((-1, 0, 0, 1), [[2, 1], [4, 3]]),  # mirrored, as front cameras write
+        ((1, 0, 0, -1), [[3, 4], [1, 2]]),
+        ((0, 1, 1, 0), [[1, 3], [2, 4]]),
+    ],
+)
+def test_frames_are_turned_and_mirrored_as_they_are_shown(
+    tmp_path: Path, matrix: tuple[int, ...], shown: list[list[int]]
+) -> None:
+    """The matrix maps a point of the stored frame to (a x + c y, b x + d y)."""
+    path = tmp_path / "a.mp4"
+    quarters = np.kron(np.array([[1, 2], [3, 4]], np.uint8) * 50, np.ones((32, 32), np.uint8))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.stack([quarters] * 3, axis=2), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    start = content.index(b"tkhd") + 44  # after version, times, number, length, layer and volume
+    a, b, c, d = (value * 65536 for value in matrix)
+    content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    pixels = read_frames(str(path), evenly(1), 64)[0, 0].double()
+    means = pixels.reshape(2, 32, 2, 32).mean(dim=(1, 3))
+    assert (means / 50).round().tolist() == shown
 
 
 def test_a_short_video_repeats_its_last_frame(tmp_path: Path) -> None:

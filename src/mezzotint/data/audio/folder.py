@@ -235,7 +235,7 @@ class AudioFolder(Source):
             "front_end": described(self.mel),
             "remove_mean": self.front_end == "audioset",
             "samples": self._samples,
-            "clip": "the middle of the file, mixed to mono; shorter ones are padded with zeros",
+            "clip": "the middle of the file, mixed to mono; shorter ones get zeros on both sides",
         }
 
     def __len__(self) -> int:

@@ -87,8 +87,21 @@ class Mel:
 
 
 def described(settings: Mel) -> dict[str, Any]:
-    """Describe a front-end as plain data, for whoever serves an encoder."""
-    return {**dataclasses.asdict(settings), "values": "ln(mel power + epsilon)"}
+    """Describe a front-end as plain data, for whoever serves an encoder.
+
+    `edges` has the corners of all filters: filter `i` rises from `edges[i]` to `edges[i + 1]` and
+    falls to `edges[i + 2]`.
+    """
+    kaldi, centered = settings.scale == "kaldi", settings.padding != "none"
+    area = "area" if settings.scale == "slaney" else "height"
+    return {
+        **dataclasses.asdict(settings),
+        "window_function": f"Hann, {'periodic' if centered else 'symmetric'}",
+        "edges": mel_edges(settings).tolist(),
+        "filters": f"triangles of {area} 1 over {'mel, 1127 ln(1 + Hz / 700)' if kaldi else 'Hz'}",
+        "epsilon": torch.finfo(torch.float32).eps,
+        "values": f"ln({'max(mel power, epsilon)' if kaldi else 'mel power + epsilon'})",
+    }
 
 
 BYOL_A = Mel(16000, 1024, 1024, 160, 64, 60.0, 7800.0)
@@ -159,22 +172,30 @@ def mel_filters(settings: Mel) -> Tensor:
             f"{settings.low} to {settings.high} Hz. Lower the upper edge."
         )
     bins = torch.linspace(0.0, nyquist, settings.n_fft // 2 + 1, dtype=torch.float64)
-    ends = torch.tensor([settings.low, settings.high], dtype=torch.float64)
+    edges = mel_edges(settings)
     if settings.scale == "kaldi":
-        low, high = _kaldi_mel(ends).tolist()
-        edges = low + torch.arange(settings.mels + 2, dtype=torch.float64) * (
-            (high - low) / (settings.mels + 1)
-        )
         weights = _triangles(_kaldi_mel(bins), edges)
         weights[-1] = 0.0  # Kaldi ignores the bin at half of the sample rate
         return weights
+    weights = _triangles(bins, edges)
+    return weights * (2.0 / (edges[2:] - edges[:-2])) if settings.scale == "slaney" else weights
+
+
+def mel_edges(settings: Mel) -> Tensor:
+    """Return the corners of the filters, float64 `[mels + 2]`: in Hz, or in mel with `kaldi`."""
+    ends = torch.tensor([settings.low, settings.high], dtype=torch.float64)
+    if settings.scale == "kaldi":
+        low, high = _kaldi_mel(ends).tolist()
+        steps = torch.arange(settings.mels + 2, dtype=torch.float64)
+        corners: Tensor = low + steps * ((high - low) / (settings.mels + 1))
+        return corners
     if settings.scale == "htk":
         low, high = _htk_mel(ends).tolist()
         mels = torch.linspace(low, high, settings.mels + 2, dtype=torch.float64)
-        return _triangles(bins, 700.0 * (10.0 ** (mels / 2595.0) - 1.0))
+        corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+        return corners
     low, high = _slaney_mel(ends).tolist()
-    edges = _slaney_hz(torch.linspace(low, high, settings.mels + 2, dtype=torch.float64))
-    return _triangles(bins, edges) * (2.0 / (edges[2:] - edges[:-2]))
+    return _slaney_hz(torch.linspace(low, high, settings.mels + 2, dtype=torch.float64))
 
 
 def _triangles(position: Tensor, edges: Tensor) -> Tensor:

@@ -63,10 +63,10 @@ class TextTable:
     lines: list[int]
     separator: str
 
-    def column(self, name: str) -> list[str]:
-        """Return the cells of a column, stripped."""
+    def column(self, name: str, *, stripped: bool = True) -> list[str]:
+        """Return the cells of a column, by default without spaces and line ends around them."""
         position = self.header.index(name)
-        return [row[position].strip() for row in self.rows]
+        return [row[position].strip() if stripped else row[position] for row in self.rows]
 
     def records(self) -> list[dict[str, str]]:
         """Return each row as a mapping from names to stripped cells."""

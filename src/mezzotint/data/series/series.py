@@ -153,7 +153,9 @@ class Series(InMemory):
             "channels": self.channels,
             "window": self.input.shape[1],
             "max_gap": self.config.get("max_gap", 5),
-            "missing": "gaps of up to max_gap steps are interpolated linearly",
+            "missing": "gaps of up to max_gap steps are interpolated linearly; more missing steps "
+            "at the end are cut off",
+            "shorter": "half a window or more is stretched to a window by linear interpolation",
         }
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:

@@ -220,7 +220,14 @@ def _table(
             name or None,
         )
         for i, (content, own, keep, test, name) in enumerate(
-            zip(_contents(column(text), text, path), labels, used, scored, who, strict=True)
+            zip(
+                _contents(column(text, stripped=False), text, path),
+                labels,
+                used,
+                scored,
+                who,
+                strict=True,
+            )
         )
         if keep
     ]
@@ -230,15 +237,18 @@ def _table(
     return found, [ColumnUse(name, uses.get(name, "left out")) for name in header], notes
 
 
-def _columns(path: Path) -> tuple[list[str], Callable[[str], list[Any]], int]:
-    """Return the names of a table's columns, what gives the cells of one, and the rows."""
+def _columns(path: Path) -> tuple[list[str], Callable[..., list[Any]], int]:
+    """Return the names of a table's columns, what gives the cells of one, and the rows.
+
+    Cells of a text table are stripped, unless they are asked for with `stripped=False`.
+    """
     if path.suffix.lower() in SEPARATORS:
         if not read_text(path, "a table of UTF-8 text").strip():
             raise ValueError(f"`{path}` is empty: it has no text and no tokens. Check the file.")
         table = read_text_table(path, keep_spaces=True)
         return table.header, table.column, len(table.rows)
     rows = read_rows(str(path))
-    return rows.column_names, lambda name: rows.column(name).to_pylist(), len(rows)
+    return rows.column_names, lambda name, **_: rows.column(name).to_pylist(), len(rows)
 
 
 def _words(cells: Sequence[Any]) -> list[str]:

@@ -190,12 +190,23 @@ def _duration(container: Any, stream: Any) -> float:
 
 
 def _picture(frame: Any, size: int, crops: int) -> Tensor:
-    """Convert a frame to uint8 `[3 · crops, size, size]`, upright by the file's rotation."""
+    """Convert a frame to uint8 `[3 · crops, size, size]`, as the file says that it is shown."""
     pixels = torch.from_numpy(np.ascontiguousarray(frame.to_ndarray(format="rgb24"))).permute(
         2, 0, 1
     )
     turns = round((getattr(frame, "rotation", 0) or 0) / 90.0)
+    if _is_mirrored(frame):  # FFmpeg's angle is then that of the mirrored axis
+        pixels, turns = pixels.flip(2), turns + 2
     return squares(torch.rot90(pixels, turns, (1, 2)).unsqueeze(0), size, crops)[0]
+
+
+def _is_mirrored(frame: Any) -> bool:
+    """Return whether the display matrix of a frame mirrors it, as some front cameras write."""
+    matrices = [data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
+    a, b, _, c, d = (
+        np.frombuffer(matrices[0], np.int32)[:5].tolist() if matrices else (1, 0, 0, 0, 1)
+    )
+    return bool(a * d - b * c < 0)
 
 
 def squares(frames: Tensor, size: int, crops: int = 1) -> Tensor:
