@@ -170,6 +170,8 @@ def test_a_schedule_of_rates_leaves_momentum_and_tensor_rates_as_they_are() -> N
         1: (0.5, 0.6),
     }
     assert float(tensors[0]) == pytest.approx(0.01)
+    with pytest.raises(ValueError, match="The learning rate is 0, so the groups have no ratios"):
+        keep_ratios(MuAdam(net, lr=0.0), lr_scheduler.StepLR, step_size=1)
 
 
 @pytest.mark.parametrize("by", ["add_param_group", "load_state_dict"])

@@ -96,9 +96,10 @@ def test_a_dictionary_of_shapes_or_of_base_shapes_will_do() -> None:
 
 
 def test_names_lose_what_wrappers_put_before_them_and_nothing_else() -> None:
-    assert bare("module.embed.w") == "embed.w"
-    assert bare("_orig_mod.module.x") == "x"
-    assert bare("modules.x") == "modules.x"
+    assert bare(["module.embed.w"]) == {"module.embed.w": "embed.w"}
+    assert bare(["_orig_mod.module.x"]) == {"_orig_mod.module.x": "x"}
+    for names in (["modules.x"], ["module.x", "x"], ["x", "module.x"], []):  # parts of one's own
+        assert bare(names) == {name: name for name in names}
     shapes = {f"module.{name}": tuple(p.shape) for name, p in MLP(8).named_parameters()}
     assert compare(shapes, MLP(16)) == make_base_shapes(MLP(8), MLP(16))
 

@@ -89,7 +89,7 @@ def _known(tensor: Tensor) -> tuple[Growth, Dims]:
     if known is None:
         raise ValueError(
             f"A tensor of shape {tuple(tensor.shape)} has no base shape. Call set_base_shapes on "
-            "the model that holds it before its initialization."
+            "the model that holds it before its initialization, and copy the model afterwards."
         )
     return known
 

@@ -135,8 +135,8 @@ def _grown_parameters(model: nn.Module) -> list[tuple[Tensor, Growth]]:
             "The model has no base shapes. Call set_base_shapes(model, base) before the optimizer."
         )
     plain = Growth("scalar")  # what was added later, such as a classifier, is as torch has it
-    names = {name: p for name, p in model.named_parameters()}
-    return [(p, grown.get(bare(name), plain)) for name, p in names.items()]
+    named = dict(model.named_parameters())
+    return [(named[own], grown.get(name, plain)) for own, name in bare(named).items()]
 
 
 def _require_ratios(optimizer: Optimizer, *_: Any) -> None:
@@ -182,6 +182,11 @@ class keep_ratios:  # noqa: N801 - used like a function
         ratios = [group.get("lr_factor", 1.0) for group in optimizer.param_groups]
         first = optimizer.param_groups[0]
         self.reference = float(first["lr"]) / ratios[0]
+        if self.reference == 0.0:
+            raise ValueError(
+                "The learning rate is 0, so the groups have no ratios. Make the schedule of an "
+                "optimizer with a positive rate."
+            )
         self.ratios = [float(g["lr"]) / self.reference for g in optimizer.param_groups]
         self.driver: Optimizer
         nothing = [torch.zeros(1)]

@@ -10,7 +10,7 @@ the parameter itself: `copy.deepcopy`, pickling, `load_state_dict(assign=True)`,
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,9 +69,10 @@ def shapes_of(source: nn.Module | Mapping[str, Any] | str | Path) -> BaseShapes 
         return source
     if isinstance(source, nn.Module):
         _require_sizes(source)
-        return {bare(name): tuple(p.shape) for name, p in source.named_parameters()}
+        named = dict(source.named_parameters())
+        return {name: tuple(named[own].shape) for own, name in bare(named).items()}
     if isinstance(source, Mapping):
-        shapes = {bare(name): tuple(dims) for name, dims in source.items()}
+        shapes = {name: tuple(source[own]) for own, name in bare(source).items()}
         known = any(size is None for dims in shapes.values() for size in dims)
         return BaseShapes(shapes) if known else shapes
     if isinstance(source, (str, Path)):
@@ -167,7 +168,8 @@ def load_base_shapes(filename: str | Path) -> BaseShapes:
 
 def attach(model: nn.Module, base_shapes: BaseShapes) -> None:
     """Keep base shapes on the modules that own the parameters; shared parameters have one."""
-    by_identity = {id(p): base_shapes[bare(name)] for name, p in model.named_parameters()}
+    named = dict(model.named_parameters())
+    by_identity = {id(named[own]): base_shapes[name] for own, name in bare(named).items()}
     for module in model.modules():
         own = {
             local: by_identity[id(p)] for local, p in module._parameters.items() if p is not None
@@ -217,9 +219,10 @@ def by_identity() -> dict[int, tuple[Growth, Dims]]:
     found = {}
     for root in list(_SCALED_ROOTS):
         for name, module, local, p in _owned(root):
-            if local in base_of(module):
-                grown = _grown(name, module, local, tuple(p.shape))
-                found[id(p)] = (grown, base_of(module)[local])
+            # A parameter that another one replaced, of other dimensions, has no base shape.
+            base = base_of(module).get(local)
+            if base is not None and len(base) == p.ndim:
+                found[id(p)] = (_grown(name, module, local, tuple(p.shape)), base)
     return found
 
 
@@ -292,18 +295,25 @@ def _fans(module: nn.Module, base: Dims) -> tuple[int, int]:
 def _owned(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
     """Each parameter once: name without wrappers, owner, its name there, the parameter."""
     seen: set[int] = set()
+    owned: dict[str, tuple[nn.Module, str, Tensor]] = {}
     for prefix, module in model.named_modules():
         for local, p in module._parameters.items():
             if p is not None and id(p) not in seen:
                 seen.add(id(p))
-                yield bare(f"{prefix}.{local}" if prefix else local), module, local, p
+                owned[f"{prefix}.{local}" if prefix else local] = module, local, p
+    for own, name in bare(owned).items():
+        yield name, *owned[own]
 
 
-def bare(name: str) -> str:
-    """A parameter's name without what wrappers put before it."""
-    while name.startswith(_PREFIXES):
-        name = next(name[len(p) :] for p in _PREFIXES if name.startswith(p))
-    return name
+def bare(names: Iterable[str]) -> dict[str, str]:
+    """Each name without what wrappers put before all names; a `module` of one's own stays."""
+    own = list(names)
+    found = own
+    while found and (wrapper := next((p for p in _PREFIXES if found[0].startswith(p)), None)):
+        if not all(name.startswith(wrapper) for name in found):
+            break
+        found = [name.removeprefix(wrapper) for name in found]
+    return dict(zip(own, found, strict=True))
 
 
 def _product(sizes: tuple[int, ...]) -> int:
