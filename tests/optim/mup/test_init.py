@@ -69,7 +69,7 @@ def test_hidden_weights_must_be_centered() -> None:
 def test_a_parameter_that_was_replaced_does_not_disturb_other_models() -> None:
     """Base shapes are looked up among all live models."""
     changed, other = (set_base_shapes(MLP(32), MLP(8), delta=MLP(16)) for _ in range(2))
-    changed.readout.weight = nn.Parameter(torch.zeros(3))  # type: ignore[assignment]
+    changed.readout.weight = nn.Parameter(torch.zeros(3))
     assert float(init.normal_(other.readout.weight).std().detach()) == pytest.approx(1.0, rel=0.2)
     with pytest.raises(ValueError, match="has no base shape"):
         init.normal_(changed.readout.weight)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, OneCycleLR
 
+from mezzotint.optim import Muon
 from mezzotint.optim.mup import MuAdam, MuAdamW, MuSGD, keep_ratios, set_base_shapes
 from mezzotint.optim.schedules import Cosine
 from tests.optim.mup.models import MLP
@@ -172,6 +173,16 @@ def test_a_schedule_of_rates_leaves_momentum_and_tensor_rates_as_they_are() -> N
     assert float(tensors[0]) == pytest.approx(0.01)
     with pytest.raises(ValueError, match="The learning rate is 0, so the groups have no ratios"):
         keep_ratios(MuAdam(net, lr=0.0), lr_scheduler.StepLR, step_size=1)
+
+
+def test_optimizers_with_rules_of_their_own_are_refused() -> None:
+    net = model()
+    matrices = [p for p in net.parameters() if p.ndim == 2]
+    for impl in (torch.optim.Muon, type("Lamb", (torch.optim.Adam,), {})):
+        with pytest.raises(ValueError, match="must step like SGD or Adam, and"):
+            MuAdam(matrices, impl=impl, lr=0.1)
+    factors = [g.get("lr_factor", 1.0) for g in Muon(lr=0.1).build(net, 256).param_groups]
+    assert min(factors) < 1.0  # the remedy scales
 
 
 @pytest.mark.parametrize("by", ["add_param_group", "load_state_dict"])

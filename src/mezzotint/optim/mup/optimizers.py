@@ -22,6 +22,7 @@ from mezzotint.optim.mup.rules import Group, Rule, adam, scaled_groups, sgd
 from mezzotint.optim.mup.shapes import Growth, bare, by_identity, growth
 
 Params = nn.Module | Iterable[Any]
+_OTHER_RULES = {"muon", "lars", "larc", "lamb"}
 
 
 def MuSGD(  # noqa: N802 - the name that users of the mup package know
@@ -81,6 +82,13 @@ def _build(
     if not callable(impl):
         raise TypeError(
             f"`impl` must be the class of an optimizer, got {impl!r}. Pass a rate by name, lr=…."
+        )
+    names = {base.__name__.lower() for base in getattr(impl, "__mro__", ())}
+    if found := sorted(names & _OTHER_RULES):
+        raise ValueError(
+            f"`impl` must step like SGD or Adam, and {impl.__name__} is of the kind of "
+            f"{found[0]}, whose steps depend on the norm of each weight. Of these, "
+            "mezzotint.optim.Muon and LARS scale by their own rules: Muon(lr=…).build(model, 256)."
         )
     groups, of = _groups_and_growth(params)
     defaults = inspect.signature(impl).parameters
