@@ -136,7 +136,8 @@ def test_any_modality_and_too_few_samples() -> None:
     )
     assert rows_of(rows)["series_scale.factors.r2"] > 0.1
     with pytest.raises(
-        ValueError, match="`samples` must be 160 or more, because half are scored, got 100"
+        ValueError,
+        match="`samples` must be 160 or more, because half are scored, got 100. Raise it.",
     ):
         invariances(Tells(watch.input), watch, views, samples=100)
 

@@ -69,8 +69,9 @@ def invariances(
     """
     if samples < 4 * _MIN_VIEWS or len(source) < 4 * _MIN_VIEWS:
         raise ValueError(
-            f"`samples` must be {4 * _MIN_VIEWS} or more, because half are scored, got {samples} "
-            f"of {len(source)}. Take more samples, or more data."
+            f"`samples` must be {4 * _MIN_VIEWS} or more, because half are scored, got "
+            f"{min(samples, len(source))}. "
+            + ("Raise it." if len(source) >= 4 * _MIN_VIEWS else "Use more data: it has no more.")
         )
     rows: list[Row] = []
     raw: list[Row] = []

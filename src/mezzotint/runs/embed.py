@@ -49,7 +49,8 @@ class Embedded:
         parts = ", ".join(f"{size} {name}" for name, size in self.splits.items())
         named = f", {len(self.classes)} classes" if self.classes else ""
         shown = f" ({parts})" if len(self.splits) > 1 else ""
-        return f"{count} samples{shown}, {self.dim} features{named}"
+        noun = "sample" if count == 1 else "samples"
+        return f"{count} {noun}{shown}, {self.dim} features{named}"
 
 
 def embed(

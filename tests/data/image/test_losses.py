@@ -53,7 +53,8 @@ def test_bits_of_deep_images(bits: int, tmp_path: Path) -> None:
     values[0, 0] = 2**bits - 1
     Image.fromarray(values).save(tmp_path / "gray.png")
     Image.fromarray(values).save(tmp_path / "gray.tif")
-    for name in ("gray.png", "gray.tif"):
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "wide.tif")  # read as 16 bits
+    for name in ("gray.png", "gray.tif", "wide.tif"):
         assert loss(tmp_path / name) == Loss((DEEP,), bits)
     assert len(lines_on([loss(tmp_path / "gray.png")])) == (1 if bits > 14 else 2)
 

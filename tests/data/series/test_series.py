@@ -131,6 +131,7 @@ def test_series_that_are_padded_with_nan_are_shorter_series(tmp_path: Path) -> N
     of_ts = Series(path=str(tmp_path / "b.ts"))
     everything = source.evaluation()[0]
     found = {everything.id_of(i): everything.read(i)["x"] for i in range(len(everything))}
+    assert "1 series have no window, such as `a/000003`" in source.outcome()
     assert source.dropped == 1 and sorted(found) == [f"a/{i:06d}/0000" for i in range(3)]
     assert torch.equal(found["a/000001/0000"], of_ts.evaluation()[0].read(0)["x"])
     assert torch.equal(

@@ -14,6 +14,7 @@ from mezzotint.data.source import Index
 
 CLASSES = "classes"
 """Array of an `.npz` with the name of each class, where labels are numbers."""
+_OBJECTS = "Python objects: write text with .astype(str), and pad rows of several lengths with NaN"
 MAX_RATIO, SMALL = 100, 256 << 20
 """An archive may announce this multiple of its own size, or this many bytes."""
 
@@ -31,6 +32,7 @@ def numpy_arrays(
     Raises:
         ValueError: when the file is damaged or of another kind.
     """
+    reading = "it has"
     try:
         refuse_bomb(path)
         loaded = np.load(path, allow_pickle=False)
@@ -39,7 +41,10 @@ def numpy_arrays(
                 raise ValueError("it has one array without a name")
             return {single: loaded}
         with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
+            arrays = {}
+            for name in loaded.files:
+                reading = f"its array {name!r} has"
+                arrays[name] = loaded[name]
         other = next((n for n, found in arrays.items() if not isinstance(found, np.ndarray)), None)
         if other is not None:
             raise ValueError(f"its member {other!r} is not an array")
@@ -47,7 +52,9 @@ def numpy_arrays(
     except Exception as error:  # a damaged file can raise nearly any exception
         detail = " ".join(str(error).split())[:160] or type(error).__name__
         if "allow_pickle" in detail:  # numpy's own advice is to read it unsafely
-            detail = "it has objects, or is no file of numpy"
+            with Path(path).open("rb") as file:
+                is_numpy = file.read(6).startswith((b"\x93NUMPY", b"PK"))
+            detail = f"{reading} {_OBJECTS}" if is_numpy else "it is no file of numpy"
         raise ValueError(
             f"`{path}` cannot be read ({detail}). It must be {expected}, never a pickle. Write it "
             "again with np.savez."

@@ -102,8 +102,11 @@ def loss_of(image: Image.Image, *, decode: bool = True) -> Loss:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Return whether channels have 16 bits; Pillow tells it of color by the decoder alone."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+    """Return whether channels have 16 bits; Pillow tells it of color by the decoder alone.
+
+    Integers of 32 bits are read as 16, and refused beyond.
+    """
+    if image.mode.startswith("I"):
         return True
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) and image.mode != "F"
 

@@ -118,7 +118,8 @@ class Series(InMemory):
                 f"series needs {size // 2} steps or more and gaps of at most {max_gap}. Set "
                 "`data.window` or `data.max_gap`."
             )
-        self.notes = [*notes, *_left_out(path, self.dropped, max_gap, series_list[0].others)]
+        lost = [series_list[i].id for i in sorted({*range(len(series_list))} - {*owner.tolist()})]
+        self.notes = [*notes, *_left_out(path, self.dropped, lost, max_gap, series_list[0].others)]
         names = sorted({r.label for r in series_list if r.label is not None})
         self.classes = names
         labels = np.array(
@@ -191,13 +192,24 @@ def _read(
     )
 
 
-def _left_out(path: str, dropped: int, max_gap: int, others: Sequence[str]) -> list[str]:
-    """Say how many windows are dropped and which columns are left out, a sentence each."""
+def _left_out(
+    path: str, dropped: int, lost: Sequence[str], max_gap: int, others: Sequence[str]
+) -> list[str]:
+    """Say how many windows are dropped and which columns are left out, a sentence each.
+
+    Args:
+        path: path of the file.
+        dropped: number of windows.
+        lost: ids of the series without a window.
+        max_gap: see `Series`.
+        others: columns.
+    """
     notes = []
     if dropped:
+        whole = f"; {len(lost):,} series have no window, such as `{lost[0]}`" if lost else ""
         notes.append(
-            f"`{path}`: {dropped} windows dropped, for gaps of more than {max_gap} steps or "
-            "for too few steps."
+            f"`{path}`: {dropped:,} windows dropped, for gaps of more than {max_gap} steps or "
+            f"for too few steps{whole}."
         )
     if others:
         notes.append(f"`{path}`: columns that are no channels are left out: {', '.join(others)}.")
