@@ -9,8 +9,16 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from mezzotint.data.image.embedded import EmbeddedImages
+from mezzotint.data.table.table import Table
+from mezzotint.data.tokens.tokens import Tokens
+from mezzotint.encoders.domain_agnostic import DomainAgnostic
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.resnet1d import ResNet1D
+from mezzotint.encoders.rows import TableMLP
 from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.encoders.vit import ViT
+from mezzotint.methods.simclr import SimCLR
 from mezzotint.recipe.recipe import Plan, Recipe, resolve_recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.init import Init
@@ -100,6 +108,66 @@ def test_positions_and_channels_are_adapted_and_said(tmp_path: Path) -> None:
     assert torch.allclose(recipe.encoder.state_dict()[name], kernel)
 
 
+def test_columns_and_tokens_of_another_meaning_are_refused(tmp_path: Path) -> None:
+    """They have the shape of the start's."""
+
+    def table(names: str, **keys: Any) -> Table:
+        file = tmp_path / f"{names}.csv"
+        rows = [",".join(f"{value + 0.5 * n}" for n in range(len(names))) for value in range(30)]
+        file.write_text("\n".join([",".join(names), *rows]))
+        return Table(path=str(file), y=None, **keys)
+
+    ab = table("ab")
+    save_encoder(TableMLP(ab.input, width=4, layers=3), tmp_path / "table", source=ab)
+    init = Init(path=str(tmp_path / "table"))
+
+    def load(source: Any, encoder: Encoder) -> list[str]:
+        return init.load(SimCLR(encoder, hidden_dim=4, dim=4), source)
+
+    assert "standardized" not in load(ab, TableMLP(ab.input, width=4, layers=3))[0]
+    (tmp_path / "ab.csv").write_text("a,b\n" + "1,2\n5,4\n" * 15)
+    moved = Table(path=str(tmp_path / "ab.csv"), y=None)
+    assert (
+        "columns are standardized by this data"
+        in load(moved, TableMLP(moved.input, width=4, layers=3))[0]
+    )
+    for names in ("ba", "abc"):
+        other = table(names)
+        with pytest.raises(RecipeError, match="takes the columns a, b, in this order.*data.fitted"):
+            load(other, TableMLP(other.input, width=4, layers=3))
+        fitted = table(names, fitted=str(tmp_path / "table"))
+        assert load(fitted, TableMLP(fitted.input, width=4, layers=3))
+
+    def tokens(*words: str) -> Tokens:
+        (tmp_path / "words.txt").write_text("\n".join(words))
+        (tmp_path / "text.txt").write_text("\n".join(" ".join(words) for _ in range(30)))
+        path, tokenizer = str(tmp_path / "text.txt"), str(tmp_path / "words.txt")
+        return Tokens(path=path, tokenizer=tokenizer, length=4)
+
+    source = tokens("one", "two", "three")
+    start = DomainAgnostic(source.input, width=8, depth=1, heads=2)
+    save_encoder(start, tmp_path / "text", source=source)
+    init = Init(path=str(tmp_path / "text"))
+    assert load(source, load_encoder(tmp_path / "text"))
+    other_words = tokens("uno", "due", "tre")
+    with pytest.raises(RecipeError, match="was trained with another tokenizer.*data.tokenizer="):
+        load(other_words, load_encoder(tmp_path / "text"))
+
+
+def test_other_channels_and_front_ends_are_said(tmp_path: Path) -> None:
+    start = ResNet1D(Input((2, 64), (0.0,) * 2, (1.0,) * 2, modality="series"), width=4)
+    start.preprocessing = {"channels": ["x", "y"], "front_end": {"hop": 160, "mels": 64}}
+    save_encoder(start, tmp_path / "start")
+
+    class Described(EmbeddedImages):
+        def preprocessing(self) -> dict[str, Any]:
+            return {"channels": ["y", "x"], "front_end": {"hop": 320, "mels": 64}}
+
+    method = SimCLR(load_encoder(tmp_path / "start"), hidden_dim=4, dim=4)
+    (said, _) = Init(path=str(tmp_path / "start")).load(method, Described(name="digits"))
+    assert "another front-end (hop 320 instead of 160); channels y, x instead of x, y" in said
+
+
 def test_what_cannot_be_a_start_is_refused(run: Path, tmp_path: Path) -> None:
     def load(path: Path | str, **changes: Any) -> None:
         recipe = build(init={"path": str(path)}, **changes)
@@ -120,8 +188,6 @@ def test_what_cannot_be_a_start_is_refused(run: Path, tmp_path: Path) -> None:
 
 
 def _of_series() -> Any:
-    from mezzotint.encoders.resnet1d import ResNet1D
-
     return ResNet1D(Input((3, 64), (0.0,) * 3, (1.0,) * 3, modality="series"))
 
 

@@ -91,7 +91,7 @@ def begin(recipe: Recipe) -> None:
     """
     if recipe.init is not None:
         recipe.run = copy.copy(recipe.run)
-        recipe.run.notes = (*recipe.run.notes, *recipe.init.load(recipe.method))
+        recipe.run.notes = (*recipe.run.notes, *recipe.init.load(recipe.method, recipe.data))
         recipe.init.prepare(recipe.method)
 
 

@@ -18,11 +18,12 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.lora import LoRA
 from mezzotint.encoders.saving import load_encoder, take_structure
@@ -37,6 +38,7 @@ from mezzotint.recipe.component import Component
 from mezzotint.recipe.phases import LEARNING_ONLY
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.types import Input
 
 _HUB = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 
@@ -73,14 +75,20 @@ class Init(Component, kind="init"):
         self.path, self.heads, self.keep = path, heads, keep
         self.warmup_steps, self.freeze_blocks, self.lora = warmup_steps, freeze_blocks, lora
 
-    def load(self, method: Method) -> list[str]:
+    def load(self, method: Method, source: Source | None = None) -> list[str]:
         """Load the start into a freshly built method, and say what was loaded.
 
+        Args:
+            method: the method.
+            source: its training samples, which must mean what those of the start do.
+
         Raises:
-            RecipeError: for a path without an encoder, or one of another architecture or modality.
+            RecipeError: for a path without an encoder, one of another architecture or modality, or
+                samples of other columns or another tokenizer.
         """
         path = Path(self.path)
-        notes = [_load_encoder(method.encoder, path)]
+        described = source.preprocessing() if source is not None else {}
+        notes = [_load_encoder(method.encoder, path, described)]
         loaded = _load_heads(method, path) if self.heads == "auto" else []
         branches = method.branches()
         if (target := branches.get("target")) is not None:
@@ -146,8 +154,14 @@ def frozen_modules(encoder: Encoder, blocks: int) -> list[nn.Module]:
     return [module for module, ids in own if ids and held.issuperset(ids)]
 
 
-def _load_encoder(encoder: Encoder, path: Path) -> str:
-    """Load weights, normalization and quantizers, and say from where."""
+def _load_encoder(encoder: Encoder, path: Path, described: Mapping[str, Any]) -> str:
+    """Load weights, normalization and quantizers, and say from where.
+
+    Args:
+        encoder: the recipe's.
+        path: of the start.
+        described: preprocessing of the training samples.
+    """
     if path.is_dir():
         for name in _HUB:
             if (path / name).is_file() and not (path / "encoder.json").is_file():
@@ -163,12 +177,14 @@ def _load_encoder(encoder: Encoder, path: Path) -> str:
         )
     saved = load_encoder(path)
     _require_same(encoder, saved, path)
+    _require_same_meaning(saved.preprocessing, described, path)
     take_structure(encoder, saved)
     tensors, adapted = _adapted(encoder, saved)
     encoder.load_state_dict(encoder.state_dict() | tensors)  # ranges at low bits may be new
     if saved.input.range in ((), encoder.input.range):
         _normalize_as(encoder, saved.input.mean, saved.input.std)
-    return "; ".join([f"init: loaded {len(tensors)} tensors from {path}", *adapted])
+    others = _other_values(saved, encoder.input, described)
+    return "; ".join([f"init: loaded {len(tensors)} tensors from {path}", *adapted, *others])
 
 
 def _stated_moments(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -197,6 +213,52 @@ def _require_same(encoder: Encoder, saved: Encoder, path: Path) -> None:
         f"`init.path`: the encoder of `{path}`",
         "`mezzotint pretrain RECIPE --init PATH` takes the encoder section from the start.",
     )
+
+
+def _require_same_meaning(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """Refuse columns and tokens that look like those of the start and mean something else."""
+    then, own = (
+        [{**c, "mean": 0, "std": 0} for c in described.get("columns", ())]
+        for described in (before, now)
+    )
+    if then and own and then != own:
+        names = ", ".join(str(column["name"]) for column in then[:6])
+        raise RecipeError(
+            f"`init.path`: the encoder of `{path}` takes the columns {names}"
+            f"{', …' if len(then) > 6 else ''}, in this order and with these categories, and the "
+            f"data has others. Set data.fitted={path}, which matches columns by name."
+        )
+    known, used = (_tokenizer(described) for described in (before, now))
+    if known and used and known != used:
+        raise RecipeError(
+            f"`init.path`: the encoder of `{path}` was trained with another tokenizer than the "
+            f"data has. Set data.tokenizer={before['source']['tokenizer']}."
+        )
+
+
+def _tokenizer(described: Mapping[str, Any]) -> bytes:
+    """Return the content of a tokenizer's file; nothing where there is none."""
+    name = (described.get("source") or {}).get("tokenizer") or ""
+    return Path(name).read_bytes() if name and Path(name).is_file() else b""
+
+
+def _other_values(saved: Encoder, input: Input, described: Mapping[str, Any]) -> list[str]:
+    """Say where samples mean something else than those of the start, which training adapts to."""
+    said = []
+    then, now = (d.get("front_end") or {} for d in (saved.preprocessing, described))
+    changed = [key for key in then if now and now.get(key) != then[key]]
+    if changed:
+        shown = ", ".join(f"{key} {now.get(key)} instead of {then[key]}" for key in changed[:3])
+        said.append(f"another front-end ({shown})")
+    pairs = (saved.input.channels, input.channels), (
+        saved.preprocessing.get("channels"), described.get("channels")
+    )  # fmt: skip
+    for before, after in pairs:
+        if before and after and list(before) != list(after):
+            said.append(f"channels {', '.join(after)} instead of {', '.join(before)}")
+    if "columns" in described and described["columns"] != saved.preprocessing.get("columns"):
+        said.append("columns are standardized by this data, by the start's with data.fitted")
+    return said
 
 
 def require_same_network(encoder: Encoder, saved: Encoder, which: str, remedy: str) -> None:
