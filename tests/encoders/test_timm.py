@@ -136,7 +136,7 @@ def test_networks_that_do_not_pool_are_refused() -> None:
 
 
 def test_other_modalities_are_refused() -> None:
-    with pytest.raises(ValueError, match="takes images, got audio of shape"):
+    with pytest.raises(ValueError, match="takes images, got audio clips of shape"):
         build(Input((1, 64, 96), (0.5,), (0.5,), "audio"), name="resnet10t")
 
 

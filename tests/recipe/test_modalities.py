@@ -98,7 +98,7 @@ def test_every_wrong_pair_is_refused_and_every_right_one_is_not(modality: str) -
         (
             "image/emoji_simclr",
             "data.kind=speech",
-            r"audio, but `views` \(two_views\) takes images",
+            r"audio clips, but `views` \(two_views\) takes images",
         ),
         ("image/emoji_simclr", "data.kind=table_sample", r"has .*, but `encoder` \(resnet8\)"),
         (

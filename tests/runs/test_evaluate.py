@@ -171,7 +171,7 @@ def test_an_untrained_encoder_has_no_weights_that_training_started_from(tmp_path
 def test_data_of_another_modality_are_refused_before_they_are_measured(run: Path) -> None:
     written = (run / "evaluation.json").read_bytes()
     with pytest.raises(
-        ValueError, match=r"`data` \(speech\) has audio, but `views` .* takes images"
+        ValueError, match=r"`data` \(speech\) has audio clips, but `views` .* takes images"
     ):
         evaluate(run, ["data={kind: speech}", "evaluate.baselines=false"])
     assert (run / "evaluation.json").read_bytes() == written

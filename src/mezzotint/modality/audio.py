@@ -57,7 +57,7 @@ def std_over_time(x: Tensor) -> Tensor:
 class AudioModality(Modality):
     """Spectrograms; encoders take any number of frames."""
 
-    plural = "audio"
+    plural = "audio clips"
     axes = ("channels", "mels", "frames")
     free_axes = 1
     handmade = "mean, maximum, spread and changes of each mel band"

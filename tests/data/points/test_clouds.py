@@ -140,15 +140,24 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 
 def test_one_cloud_gives_the_same_points_in_any_file_at_any_place(tmp_path: Path) -> None:
     """Its own values key the sampling; a changed key would silently give other points."""
+    pytest.importorskip("trimesh")
     clouds = np.random.default_rng(0).normal(size=(3, 30, 3)).astype(np.float32)
     np.savez(tmp_path / "a.npz", x=clouds)
     np.savez(tmp_path / "b.npz", x=clouds[::-1].transpose(0, 2, 1).astype(np.float64))
     for number, cloud in enumerate(clouds):
         (tmp_path / "c").mkdir(exist_ok=True)
         np.save(tmp_path / "c" / f"{2 - number}.npy", np.concatenate([cloud, cloud], axis=1))
-    whole = [point_clouds(path=str(tmp_path / name), points=8) for name in ("a.npz", "b.npz", "c")]
+        (tmp_path / "p").mkdir(exist_ok=True)
+        axes = "".join(f"property float {axis}\n" for axis in ("nx", "x", "y", "z"))
+        header = f"ply\nformat binary_big_endian 1.0\nelement vertex 30\n{axes}end_header\n"
+        rows = np.concatenate([cloud[:, :1], cloud], axis=1).astype(">f4")
+        (tmp_path / "p" / f"{2 - number}.ply").write_bytes(header.encode() + rows.tobytes())
+        (tmp_path / "t").mkdir(exist_ok=True)
+        np.save(tmp_path / "t" / f"{2 - number}.npy", np.concatenate([cloud, cloud], axis=1).T)
+    names = ("a.npz", "b.npz", "c", "p", "t")
+    whole = [point_clouds(path=str(tmp_path / name), points=8) for name in names]
     for number, cloud in enumerate(clouds):
         own = cloud.astype(np.float64)
         chosen = centered(resampled(own, 8, content_key(own))).T.astype(np.float32)
-        for source, index in zip(whole, (number, 2 - number, 2 - number), strict=True):
+        for source, index in zip(whole, (number, *[2 - number] * 4), strict=True):
             assert np.array_equal(source.read(index)["x"].numpy(), chosen)

@@ -164,6 +164,7 @@ def _uniform(key: str, *shape: int) -> Array:
 
 
 CLOUDS = (".npy", ".npz")
+_COLUMNS = 16  # values of a point, at most; an array with fewer rows than that is `[3, P]`
 _EXPECTED = "an .npy or .npz file of numbers"
 
 
@@ -213,13 +214,15 @@ def read_arrays(path: Path, x: str, y: str | None) -> PointTable:
 
 
 def read_cloud(path: Path, points: int) -> npt.NDArray[np.float64]:
-    """Read one point cloud `[P, 3]`; a mesh is sampled by area.
+    """Read one point cloud `[P, 3]`, with all of its points; a mesh is sampled by area.
 
     Raises:
         ValueError: when the file is damaged, or the mesh has no area.
     """
     if path.suffix.lower() in MESHES:
         vertices, faces = read_mesh(path)
+        if len(faces) == 0:  # points, which are chosen as those of an array
+            return vertices
         return sample_surface(vertices, faces, points, content_key(vertices, faces))
     arrays = numpy_arrays(path, _EXPECTED, single="x")
     if not arrays:
@@ -231,6 +234,8 @@ def read_cloud(path: Path, points: int) -> npt.NDArray[np.float64]:
             "that one x, or write an .npy file."
         )
     values = arrays[known[0]] if known else next(iter(arrays.values()))
+    if values.ndim == 2 and 3 <= values.shape[0] <= _COLUMNS < values.shape[1]:
+        values = values.T
     if values.ndim != 2 or values.shape[1] < 3 or values.dtype.kind not in "fiu":
         raise ValueError(
             f"its array must be numbers [points, 3 or more], got {values.dtype} of shape "
