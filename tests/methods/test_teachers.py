@@ -1,5 +1,6 @@
 """Teachers: where they come from, what they see, and what cannot teach."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.pointnet import PointNet
+from mezzotint.encoders.resnet import resnet18
 from mezzotint.encoders.resnet1d import ResNet1D
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.methods.distill import Distill
+from mezzotint.methods.ssql import SSQL
 from mezzotint.methods.teachers import FeatureCache, Teachers, converted, parts_of
 from mezzotint.types import Input
 from tests.methods.test_distill import STUDENT, TEACHER, saved, student, views
@@ -136,6 +140,32 @@ def test_an_onnx_file_of_another_project_gets_its_size_and_channels(tmp_path: Pa
     expected = interpolate(x, size=(16, 16), mode="bilinear", antialias=True)
     expected = expected.expand(2, 3, 16, 16).flatten(1)
     torch.testing.assert_close(teachers(x), expected)
+
+
+def test_samples_must_mean_what_they_did_for_the_teacher(tmp_path: Path) -> None:
+    class Described(EmbeddedImages):
+        def preprocessing(self) -> dict[str, Any]:
+            return {"columns": [{"name": "b"}, {"name": "a"}], "front_end": {"hop": 320}}
+
+    source = Described(name="digits")
+    columns = {"columns": [{"name": "a"}, {"name": "b"}]}
+    ranged = dataclasses.replace(TEACHER, range=((0.0, 4095.0),) * TEACHER.shape[0])
+    for preprocessing, input, message in (
+        ({}, TEACHER, ""),
+        (columns, TEACHER, "takes the columns a, b, in this order.*Set data.fitted="),
+        ({"front_end": {"hop": 160}}, TEACHER, "read in another way .* 320 instead of 160"),
+        ({}, ranged, r"\(8 bits instead of the range \[\[0.0, 4095.0\]\]\)"),
+    ):
+        teacher = resnet18(input, stem="small", width=2)
+        teacher.preprocessing = preprocessing
+        save_encoder(teacher, tmp_path / "teacher")
+        base = Distill(student(), teachers=[str(tmp_path / "teacher")], hidden_dim=16)
+        for method in (base, SSQL(base.encoder, base=base)):
+            if message:
+                with pytest.raises(ValueError, match=message):
+                    method.require_source(source)
+            else:
+                method.require_source(source)
 
 
 def test_a_teacher_without_features_is_refused(tmp_path: Path) -> None:

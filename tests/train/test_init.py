@@ -133,7 +133,7 @@ def test_columns_and_tokens_of_another_meaning_are_refused(tmp_path: Path) -> No
     )
     for names in ("ba", "abc"):
         other = table(names)
-        with pytest.raises(RecipeError, match="takes the columns a, b, in this order.*data.fitted"):
+        with pytest.raises(ValueError, match="takes the columns a, b, in this order.*data.fitted"):
             load(other, TableMLP(other.input, width=4, layers=3))
         fitted = table(names, fitted=str(tmp_path / "table"))
         assert load(fitted, TableMLP(fitted.input, width=4, layers=3))
@@ -150,7 +150,7 @@ def test_columns_and_tokens_of_another_meaning_are_refused(tmp_path: Path) -> No
     init = Init(path=str(tmp_path / "text"))
     assert load(source, load_encoder(tmp_path / "text"))
     other_words = tokens("uno", "due", "tre")
-    with pytest.raises(RecipeError, match="was trained with another tokenizer.*data.tokenizer="):
+    with pytest.raises(ValueError, match="was trained with another tokenizer.*data.tokenizer="):
         load(other_words, load_encoder(tmp_path / "text"))
 
 

@@ -99,17 +99,66 @@ def _require_front_end(
     Raises:
         ValueError: when it is another one, whose spectrograms look alike and mean something else.
     """
-    before, now = trained.get("front_end"), source.preprocessing().get("front_end")
-    if before is None or now is None or before == now:
+    shown = other_front_end(trained, source.preprocessing())
+    if not shown or any(text.partition("=")[0].endswith(".front_end") for text in overrides):
         return
-    if any(text.partition("=")[0].endswith(".front_end") for text in overrides):
-        return
-    changed = [key for key, value in before.items() if now.get(key) != value]
-    shown = ", ".join(f"{key} {now.get(key)} instead of {before[key]}" for key in changed[:3])
     raise ValueError(
         f"`{name}` is read by another front-end than the encoder was trained on ({shown}). Use an "
         "encoder that was trained on such data, or set `data.front_end` to use it all the same."
     )
+
+
+def other_front_end(trained: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+    """Say how the front-end of samples differs from that of training; nothing if it does not.
+
+    Args:
+        trained: preprocessing of an encoder's training samples.
+        described: preprocessing of other samples.
+    """
+    before, now = trained.get("front_end"), described.get("front_end")
+    if before is None or now is None or before == now:
+        return ""
+    changed = [key for key, value in before.items() if now.get(key) != value]
+    return ", ".join(f"{key} {now.get(key)} instead of {before[key]}" for key in changed[:3])
+
+
+def require_same_meaning(
+    trained: Mapping[str, Any], described: Mapping[str, Any], key: str, path: str | Path
+) -> None:
+    """Refuse columns and tokens that look like those of training and mean something else.
+
+    Args:
+        trained: preprocessing of an encoder's training samples.
+        described: preprocessing of the samples that it is to get.
+        key: key of the recipe that names the encoder.
+        path: of the encoder.
+
+    Raises:
+        ValueError: for tables of other columns, and for texts with another tokenizer.
+    """
+    then, now = (
+        [{**column, "mean": 0, "std": 0} for column in found.get("columns", ())]
+        for found in (trained, described)
+    )
+    if then and now and then != now:
+        names = ", ".join(str(column["name"]) for column in then[:6])
+        raise ValueError(
+            f"`{key}`: the encoder of `{path}` takes the columns {names}"
+            f"{', …' if len(then) > 6 else ''}, in this order and with these categories, and the "
+            f"data has others. Set data.fitted={path}, which matches columns by name."
+        )
+    known, used = (_tokenizer(found) for found in (trained, described))
+    if known and used and known != used:
+        raise ValueError(
+            f"`{key}`: the encoder of `{path}` was trained with another tokenizer than the data "
+            f"has. Set data.tokenizer={trained['source']['tokenizer']}."
+        )
+
+
+def _tokenizer(described: Mapping[str, Any]) -> bytes:
+    """Return the content of a tokenizer's file; nothing where there is none."""
+    name = (described.get("source") or {}).get("tokenizer") or ""
+    return Path(name).read_bytes() if name and Path(name).is_file() else b""
 
 
 def require_fit(
@@ -140,8 +189,9 @@ def require_fit(
         )
     if input.range and source.input.range != input.range:
         raise ValueError(
-            f"`{name}` is mapped to [0, 1] by {_range(source.input)}, but the encoder was trained "
-            f"with {_range(input)}. Leave `data.reader` out, or set its range to that of training."
+            f"`{name}` is mapped to [0, 1] by {range_words(source.input)}, but the encoder was "
+            f"trained with {range_words(input)}. Leave `data.reader` out, or set its range to that "
+            "of training."
         )
     if source.input.vocabulary != input.vocabulary:
         raise ValueError(
@@ -151,8 +201,8 @@ def require_fit(
         )
 
 
-def _range(input: Input) -> str:
-    """Name the range of an input's values."""
+def range_words(input: Input) -> str:
+    """Name the range of an input's values: 8 bits, or stored values that become 0 and 1."""
     if not input.range:
         return "8 bits"
     same = len(set(input.range)) == 1

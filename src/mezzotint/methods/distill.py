@@ -34,6 +34,8 @@ from torch.nn.functional import cosine_similarity, layer_norm, log_softmax, norm
 
 from mezzotint import dist
 from mezzotint.augment.views import CleanTarget, ViewGenerator
+from mezzotint.data.open import other_front_end, range_words, require_same_meaning
+from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
 from mezzotint.methods.siamese import (
@@ -119,6 +121,25 @@ class Distill(Siamese):
             )
             self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
         self._fresh: list[Tensor] = []
+
+    def require_source(self, source: Source) -> None:
+        """Refuse samples that look like those of a teacher's training and mean something else.
+
+        Raises:
+            ValueError: for other columns, another tokenizer, front-end or range of values.
+        """
+        described = source.preprocessing()
+        for path, network in zip(self.config["teachers"], self.teachers.networks, strict=True):
+            require_same_meaning(network.preprocessing, described, "method.teachers", path)
+            shown = other_front_end(network.preprocessing, described)
+            if not shown and network.input.range not in ((), source.input.range):
+                ranges = (range_words(found) for found in (source.input, network.input))
+                shown = " instead of ".join(ranges)
+            if shown:
+                raise ValueError(
+                    f"`method.teachers`: the data is read in another way than `{path}` was trained "
+                    f"({shown}). Read it as the teacher was, or choose another teacher."
+                )
 
     def require_generator(self, views: ViewGenerator, input: Input) -> None:
         """Refuse a cache for random views, positions that do not match, and SQuaT in fp32.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mezzotint.augment.views import ViewGenerator
+from mezzotint.data.source import Source
 from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.recipe.component import Component
@@ -162,6 +163,16 @@ class Method(nn.Module, Component):
         Args:
             views: of the recipe.
             input: of the samples.
+
+        Raises:
+            ValueError: with the keys to change.
+        """
+
+    def require_source(self, source: Source) -> None:
+        """Refuse training samples that the method's own encoders cannot take; by default none.
+
+        Args:
+            source: the training samples.
 
         Raises:
             ValueError: with the keys to change.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mezzotint.augment.views import ViewGenerator
+from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.method import Branch, BranchName, Method
 from mezzotint.methods.siamese import Siamese
@@ -205,6 +206,9 @@ class SSQL(Method):
 
     def require_generator(self, views: ViewGenerator, input: Input) -> None:
         self.base.require_generator(views, input)
+
+    def require_source(self, source: Source) -> None:
+        self.base.require_source(source)
 
     def require_batch(self, size: int) -> None:
         self.base.require_batch(size)

@@ -302,6 +302,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.method.require_generator(self.views, self.data.input)
+        self.method.require_source(self.data)
         if self.mup is not None:
             self.mup.apply(self.method)
 

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mezzotint.data.open import other_front_end, range_words, require_same_meaning
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.lora import LoRA
@@ -177,7 +178,7 @@ def _load_encoder(encoder: Encoder, path: Path, described: Mapping[str, Any]) ->
         )
     saved = load_encoder(path)
     _require_same(encoder, saved, path)
-    _require_same_meaning(saved.preprocessing, described, path)
+    require_same_meaning(saved.preprocessing, described, "init.path", path)
     take_structure(encoder, saved)
     tensors, adapted = _adapted(encoder, saved)
     encoder.load_state_dict(encoder.state_dict() | tensors)  # ranges at low bits may be new
@@ -215,41 +216,14 @@ def _require_same(encoder: Encoder, saved: Encoder, path: Path) -> None:
     )
 
 
-def _require_same_meaning(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Refuse columns and tokens that look like those of the start and mean something else."""
-    then, own = (
-        [{**c, "mean": 0, "std": 0} for c in described.get("columns", ())]
-        for described in (before, now)
-    )
-    if then and own and then != own:
-        names = ", ".join(str(column["name"]) for column in then[:6])
-        raise RecipeError(
-            f"`init.path`: the encoder of `{path}` takes the columns {names}"
-            f"{', …' if len(then) > 6 else ''}, in this order and with these categories, and the "
-            f"data has others. Set data.fitted={path}, which matches columns by name."
-        )
-    known, used = (_tokenizer(described) for described in (before, now))
-    if known and used and known != used:
-        raise RecipeError(
-            f"`init.path`: the encoder of `{path}` was trained with another tokenizer than the "
-            f"data has. Set data.tokenizer={before['source']['tokenizer']}."
-        )
-
-
-def _tokenizer(described: Mapping[str, Any]) -> bytes:
-    """Return the content of a tokenizer's file; nothing where there is none."""
-    name = (described.get("source") or {}).get("tokenizer") or ""
-    return Path(name).read_bytes() if name and Path(name).is_file() else b""
-
-
 def _other_values(saved: Encoder, input: Input, described: Mapping[str, Any]) -> list[str]:
     """Say where samples mean something else than those of the start, which training adapts to."""
     said = []
-    then, now = (d.get("front_end") or {} for d in (saved.preprocessing, described))
-    changed = [key for key in then if now and now.get(key) != then[key]]
-    if changed:
-        shown = ", ".join(f"{key} {now.get(key)} instead of {then[key]}" for key in changed[:3])
+    if shown := other_front_end(saved.preprocessing, described):
         said.append(f"another front-end ({shown})")
+    if saved.input.range not in ((), input.range):
+        ranges = (f"{range_words(found)}" for found in (input, saved.input))
+        said.append(" instead of ".join(ranges))
     pairs = (saved.input.channels, input.channels), (
         saved.preprocessing.get("channels"), described.get("channels")
     )  # fmt: skip
