@@ -62,6 +62,7 @@ class SourceReport:
         unreadable: id and reason of each sample that cannot be read.
         duplicates: groups of samples with the same values, on one side of the split.
         leaks: groups of samples with the same values, trained on and scored.
+        shared: other samples that are scored, while one of the same source is trained on.
         contradictions: groups of samples with the same values, in more than one class.
         unknown_classes: classes that are scored, and have no training sample.
         constant: samples whose values are all equal, such as silence.
@@ -80,6 +81,7 @@ class SourceReport:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
     leaks: list[list[str]] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
     contradictions: list[list[str]] = field(default_factory=list)
     unknown_classes: list[str] = field(default_factory=list)
     constant: list[str] = field(default_factory=list)
@@ -92,6 +94,7 @@ class SourceReport:
         return self.samples > 0 and not (
             self.unreadable
             or self.leaks
+            or self.shared
             or self.contradictions
             or self.unknown_classes
             or self.says_nothing
@@ -119,6 +122,7 @@ class SourceReport:
             yield f"  in each class: {shown_counts(self.classes)}"
         yield from finding("unreadable", [f"{name}: {reason}" for name, reason in self.unreadable])
         yield from finding("trained on and scored", self.leaks)
+        yield from finding("scored, and of a source that is trained on", self.shared)
         yield from finding("the same in more than one class", self.contradictions)
         yield from finding("class without a training sample", self.unknown_classes)
         yield from finding("duplicate", self.duplicates)
@@ -247,7 +251,7 @@ def _kind_of_folder(path: str) -> str:
         seen = ", ".join(f"{n} {suffix}" for suffix, n in files.most_common(3)) or "no files"
         raise ValueError(
             f"`{path}` has no images, sounds, videos, point clouds or texts (found: {seen}). Check "
-            "the path, or name one file, such as a .csv or .npz."
+            "the path, or name one file, such as a .csv or .npz; join several into one."
         )
     if others and counts[others[0]] > _MINOR * counts[first]:
         from mezzotint.modality.modality import modality_of
@@ -314,7 +318,7 @@ def examine_source(
     """Read every sample of a source, training and test, and report what is found."""
     from mezzotint.data.image.folder import ImageFolder
     from mezzotint.data.image.losses import examine_channels
-    from mezzotint.data.source import first_classification
+    from mezzotint.data.source import first_classification, shared
     from mezzotint.types import Unreadable
 
     samples, tasks = source.evaluation()
@@ -344,7 +348,9 @@ def examine_source(
         where = (samples.root, list(map(samples.id_of, range(len(samples)))), samples.max_pixels)
         report.channels, report.problems = examine_channels(samples.reader, samples.input, *where)
     groups = _groups(samples, root, list(same.values()))
-    _compare(report, samples, first_classification(tasks), groups)
+    _compare(report, samples, task := first_classification(tasks), groups)
+    torn = {samples.id_of(i) for i in (() if task is None else shared(samples, task).tolist())}
+    report.shared = sorted(torn - {name for ids in report.leaks for name in ids})
     return report
 
 

@@ -25,6 +25,7 @@ Index = npt.NDArray[np.int64]
 FOLD = re.compile(r"/fold-\d+(?=/|$)")
 """The part of a name that marks a task, or one of its metrics, as one of several folds."""
 
+_FEW = 20  # classes may be called 0.5, 1.0, … up to this number
 _PART = 1 << 20  # samples that are looked at together, to save memory
 
 FOLDER = "folder"
@@ -85,6 +86,26 @@ def label_tasks(
     if not len(scored) or labels.max(where=known, initial=-1) <= lowest:
         return []
     return [Task(name, "classify", labels, known.nonzero()[0], scored, classes)]
+
+
+def shared(samples: "Source", task: Task) -> Index:
+    """Return the scored samples of a given split whose content or source is trained on, too.
+
+    A split that is made here has none. One that the data define, as by a column `split`, may.
+    """
+    groups = samples.groups
+    if samples.held_out is None or groups is None or len(groups) != len(samples):
+        return np.empty(0, np.int64)
+    known = np.zeros(len(groups), np.bool_)
+    known[groups[: samples.held_out[0]]] = True
+    scored = np.asarray(task.test, np.int64)
+    return scored[known[groups[scored]]]
+
+
+def _are_measured(classes: Sequence[str]) -> bool:
+    """Return whether names of classes are many numbers with decimals, as of a regression."""
+    numbers = [re.fullmatch(r"-?[0-9]*(\.[0-9]+)?(e-?[0-9]+)?", name) for name in classes]
+    return len(classes) > _FEW and None not in numbers and any("." in name for name in classes)
 
 
 class Source(Component, ABC, abstract=True):
@@ -261,6 +282,11 @@ class Source(Component, ABC, abstract=True):
         if task is not None and task.classes:
             noun = "classes" if task.kind == "classify" else "tags"
             facts.append(f"{len(task.classes):,} {noun}")
+            if _are_measured(task.classes):
+                facts.append(
+                    "labels are numbers with decimals: if these are measured values, not classes, "
+                    "set the key of the labels to null, as regression is not scored"
+                )
         if task is None or len(samples) == len(self):
             facts.append(f"{len(self):,} {plural}")
         else:
@@ -274,6 +300,10 @@ class Source(Component, ABC, abstract=True):
             why = "" if task is None else ", as they have no label"
             more = f"{rest:,} more {plural} of {name} are neither trained on nor scored{why}"
             facts += [more] * (rest > 0)
+        torn = 0 if task is None else len(shared(samples, task))
+        if torn:
+            more = f"{torn:,} {plural} to score have the content or source of ones to learn from"
+            facts.append(more)
         del task, tasks  # as large as the groups, for data of many samples
         # The first sample of each group has its own index, so that nothing is sorted. False pairs
         # that only the evaluation makes have no group.
@@ -283,7 +313,7 @@ class Source(Component, ABC, abstract=True):
             int(np.count_nonzero(groups[i : i + _PART] != np.arange(i, min(i + _PART, size))))
             for i in range(0, size, _PART)
         )
-        if together:
+        if together and not torn:
             facts.append(f"{together:,} more of the same content or source are kept together")
         return "; ".join([*facts, *(note.rstrip(".") for note in self.notes)])
 

@@ -218,7 +218,9 @@ def _sources(
     if name is None or name not in columns:
         return None
     who = [str(word) for word in words_of(columns[name])]
-    columns.leave_out(name, "rows of one stay on one side of the split")
+    given = SPLIT_COLUMN in columns.left_out
+    why = "the source of a row" if given else "rows of one stay on one side of the split"
+    columns.leave_out(name, why)
     return who
 
 

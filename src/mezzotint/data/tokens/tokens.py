@@ -144,7 +144,7 @@ class Tokens(InMemoryTokens):
         whole = bool(marked.any() and not marked.all())
         content = grouped([row.tobytes().hex() for row in encoded])
         who = [t.source for t in texts]
-        groups = independent(labels, content, who, required=bool(group))
+        groups = independent(labels, content, who, required=bool(group) or whole)
         test = (
             marked
             if whole
