@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mezzotint.data.doctor import examine, examine_source
 from mezzotint.data.image.arrays import Arrays
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.image_tags import ImageTags
@@ -211,3 +212,41 @@ def test_held_out_samples_without_a_label_are_of_the_held_out_part(tmp_path: Pat
         name = task.name.rpartition("/")[2]
         assert rest > 0 and (side == name).sum() == rest + len(task.test)
         assert f"{rest} more {noun} of {name} are neither trained on nor scored" in source.outcome()
+
+
+def test_sources_on_both_sides_of_a_given_split_are_said(tmp_path: Path) -> None:
+    """The split is the user's: the start of a run counts them, and the doctor finds a problem."""
+    split = ["train" if i % 4 else "val" for i in range(40)]
+    columns = {"a": RNG.normal(size=40), "text": [f"t {i}" for i in range(40)]}
+    columns |= {"label": ["xy"[i // 2 % 2] for i in range(40)], "split": split}
+    for people, torn in (([i // 5 for i in range(40)], 10), ([f"p{i}" for i in range(40)], 0)):
+        path = table(tmp_path, patient=people, **columns)
+        for source in (Table(path=path, group="patient"), Tokens(path=path, length=8)):
+            assert "one side" not in str(source.columns)
+            said = "10 " in source.outcome() and "of ones to learn from" in source.outcome()
+            report = examine_source(source, path, "table")
+            assert len(report.shared) == torn and said is bool(torn) is not report.ok
+            assert any("source that is trained on" in line for line in report.lines()) is said
+
+
+def test_labels_that_look_measured_are_said(tmp_path: Path) -> None:
+    for step, measured in ((0.5, False), (0.1, True)):  # 13 and 61 different numbers
+        values = np.round(np.resize(np.arange(-3.0, 3.05, step), 122), 1)
+        source = Table(path=table(tmp_path, a=RNG.normal(size=122), label=values))
+        assert ("if these are measured values" in source.outcome()) is measured
+
+
+def test_the_doctor_finds_people_on_both_sides_of_folders(tmp_path: Path) -> None:
+    for number in range(24):
+        split, kind, person = ("val", "train")[number % 4 > 0], "ab"[number % 2], number // 3
+        name = f"{split}/{kind}/patient{person}_{number}"
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "n" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "p" / f"{name}.png")
+        np.save(tmp_path / "n" / f"{name}.npy", RNG.normal(size=(9, 3)))
+    for folder, suffix in (("p", "png"), ("n", "npy")):
+        report: Any = examine(tmp_path / folder, workers=0)
+        assert len(report.shared) == 6 and f"val/a/patient0_0.{suffix}" in report.shared
+        assert not report.ok and not report.leaks
+        assert any("of a source that is trained on: 6" in line for line in report.lines())

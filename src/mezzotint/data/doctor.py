@@ -349,7 +349,8 @@ def examine_source(
         report.channels, report.problems = examine_channels(samples.reader, samples.input, *where)
     groups = _groups(samples, root, list(same.values()))
     _compare(report, samples, task := first_classification(tasks), groups)
-    torn = {samples.id_of(i) for i in (() if task is None else shared(samples, task).tolist())}
+    both = () if task is None else shared(samples, task, files=os.path.isdir(root)).tolist()
+    torn = {samples.id_of(i) for i in both}
     report.shared = sorted(torn - {name for ids in report.leaks for name in ids})
     return report
 

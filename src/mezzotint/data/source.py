@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mezzotint.data.balance import EpochOrder
 from mezzotint.data.formats.columns import ColumnUse, use_lines
+from mezzotint.data.listing.groups import grouped, merged, source_of
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.component import Component
 from mezzotint.types import CropSampler, Input, Sample
@@ -88,12 +89,22 @@ def label_tasks(
     return [Task(name, "classify", labels, known.nonzero()[0], scored, classes)]
 
 
-def shared(samples: "Source", task: Task) -> Index:
+def shared(samples: "Source", task: Task, *, files: bool = False) -> Index:
     """Return the scored samples of a given split whose content or source is trained on, too.
 
     A split that is made here has none. One that the data define, as by a column `split`, may.
+
+    Args:
+        samples: all samples.
+        task: task over them.
+        files: whether ids are paths, which name the sources, too.
     """
     groups = samples.groups
+    if files and task.kind == "classify":
+        titles = [task.classes[i] if i >= 0 else None for i in np.asarray(task.labels).tolist()]
+        pattern = samples.config.get("group")
+        names = [source_of(samples.id_of(i), title, pattern) for i, title in enumerate(titles)]
+        groups = grouped(names) if groups is None else merged(groups, grouped(names))
     if samples.held_out is None or groups is None or len(groups) != len(samples):
         return np.empty(0, np.int64)
     known = np.zeros(len(groups), np.bool_)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ import numpy as np
 from mezzotint.data.image.decode import MAX_PIXELS, Undecodable, decode, open_image
 from mezzotint.data.image.losses import BANDS, DEEP, Loss, lines_on, loss_of
 from mezzotint.data.listing.folder import EXTENSIONS, extension_of, scan
+from mezzotint.data.listing.groups import torn_files
 from mezzotint.data.listing.layout import FolderLayout, empty_classes, layout_of, parts_of
 
 _CHUNK = 128  # files per task of a worker
@@ -114,6 +116,7 @@ class Report:
         lost: what is lost in reading the images, with counts.
         notes: what the layout leaves out, with the reason.
         leaks: groups of files with the same pixels, in more than one split.
+        shared: other files that are scored, while one of the same person is trained on.
         empty_classes: class and split folders without an image.
         not_images: files that are not images by their extension.
         links: symbolic links, which are not followed.
@@ -132,6 +135,7 @@ class Report:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
     leaks: list[list[str]] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
     contradictions: list[list[str]] = field(default_factory=list)
     unknown_classes: list[str] = field(default_factory=list)
     constant: list[str] = field(default_factory=list)
@@ -156,6 +160,7 @@ class Report:
         return self.images > 0 and not (
             self.unreadable
             or self.leaks
+            or self.shared
             or self.contradictions
             or self.unknown_classes
             or self.empty_classes
@@ -172,23 +177,18 @@ class Report:
         yield f"{self.root}: {self.images} images, {self.num_classes} classes"
         if self.sizes:
             low, median, high = zip(self.sizes["height"], self.sizes["width"], strict=True)
-            yield (
-                "  height x width: "
-                + " … ".join(f"{h} x {w}" for h, w in (low, median, high))
-                + " (least, median, most)"
-            )
-            yield "  formats: " + ", ".join(
-                f"{count} {kind}" for kind, count in self.formats.items()
-            )
-            yield "  mean ({}), std ({})".format(
-                *(", ".join(f"{v:.4f}" for v in m) for m in (self.mean, self.std))
-            )
+            sides = " … ".join(f"{h} x {w}" for h, w in (low, median, high))
+            yield f"  height x width: {sides} (least, median, most)"
+            yield f"  formats: {', '.join(f'{n} {kind}' for kind, n in self.formats.items())}"
+            mean, std = (", ".join(f"{v:.4f}" for v in m) for m in (self.mean, self.std))
+            yield f"  mean ({mean}), std ({std})"
         if len(self.classes) > 1:
             yield f"  in each class: {shown_counts(self.classes)}"
         yield from (f"  {note}" for note in self.notes)
         yield from (f"  {line}" for line in self.lost)
         yield from finding("unreadable", [f"{path}: {reason}" for path, reason in self.unreadable])
         yield from finding("in more than one split", self.leaks)
+        yield from finding("scored, and of a source that is trained on", self.shared)
         yield from finding("the same in more than one class", self.contradictions)
         yield from finding("class without a training sample", self.unknown_classes)
         yield from finding("duplicate", self.duplicates)
@@ -221,11 +221,8 @@ def examine_folder(
     root = os.fspath(root)
     listing = scan(root)
     if workers is None:
-        workers = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
+        usable = getattr(os, "sched_getaffinity", None)
+        workers = os.cpu_count() or 1 if usable is None else len(usable(0))
     facts: list[_Facts] = []
     chunks = [listing.images[i : i + _CHUNK] for i in range(0, len(listing.images), _CHUNK)]
     for found in _examined(root, chunks, min(workers, len(chunks)), max_pixels):
@@ -243,6 +240,7 @@ def examine_folder(
         unreadable=[(fact.path, fact.fault) for fact in facts if fact.fault],
         duplicates=duplicates,
         leaks=leaks,
+        shared=sorted({*torn_files(listing.images, layout)} - {*chain(*leaks)}),
         contradictions=[
             group
             for group in (*duplicates, *leaks)

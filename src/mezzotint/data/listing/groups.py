@@ -16,12 +16,15 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from mezzotint.data.listing.layout import nfc
+from mezzotint.data.listing.layout import FolderLayout, nfc
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Index = npt.NDArray[np.int64]
 
@@ -95,6 +98,15 @@ def source_of(path: str, label: str | None, pattern: str | None = None) -> str |
             last = number == len(_FILES) - 1
             return "/".join([*folders, match["source"]]) if last else match["source"]
     return None
+
+
+def torn_files(paths: Sequence[str], layout: FolderLayout) -> list[str]:
+    """Return the files to score whose person or other source has files to train on, too."""
+    trained = [layout.splits.get(layout.split_of(p) or "", "train") == "train" for p in paths]
+    names = [source_of(path, layout.class_of(path)) for path in paths]
+    known = {name for name, own in zip(names, trained, strict=True) if own and name is not None}
+    found = zip(paths, names, trained, strict=True)
+    return [path for path, name, own in found if not own and name in known]
 
 
 def check_pattern(pattern: str | None) -> None:
@@ -201,9 +213,9 @@ def independent_files(
     return independent(labels, same_files(root, paths), names, required=required)
 
 
-def same_rows(rows: Tensor | npt.NDArray[np.generic]) -> Index:
+def same_rows(rows: "Tensor | npt.NDArray[np.generic]") -> Index:
     """Group samples in memory `[N, …]` that have the same values."""
-    values = rows.numpy() if isinstance(rows, Tensor) else rows
+    values = rows if isinstance(rows, np.ndarray) else rows.numpy()
     return grouped(
         [
             hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=16).hexdigest()
