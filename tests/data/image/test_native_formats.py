@@ -75,6 +75,16 @@ def test_other_pictures_keep_their_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "a.ppm")[0], DEEP[..., :3])
     (tmp_path / "a.pgm").write_bytes(b"P5 53 37 65535\n" + DEEP[..., 0].astype(">u2").tobytes())
     np.testing.assert_array_equal(read(tmp_path / "a.pgm")[0], DEEP[..., :1])
+    for kind, ten in (("P5", DEEP[..., :1] >> 6), ("P6", DEEP[..., :3] >> 6)):
+        (tmp_path / "b.ppm").write_bytes(
+            f"{kind} 53 37 1023\n".encode() + ten.astype(">u2").tobytes()
+        )
+        values, stored = read(tmp_path / "b.ppm")
+        np.testing.assert_array_equal(values, ten)
+        assert (stored.bits, stored.bounds) == (10, (0.0, 1023.0))
+    Image.fromarray(EIGHT[..., :3]).convert("YCbCr").save(tmp_path / "a.tif")
+    with open_image(str(tmp_path / "a.tif")) as image:
+        np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], np.asarray(decode(image)))
 
 
 def test_pictures_are_upright(tmp_path: Path) -> None:
@@ -154,7 +164,8 @@ def test_tiff_whose_0_is_white_and_palettes(tmp_path: Path, how: str) -> None:
                 eight = (~values[:, turned]) >> (8 * values.itemsize - 8)
                 np.testing.assert_array_equal(np.asarray(decode(image))[..., 0], eight)
     colors = np.arange(768, dtype=np.uint16).reshape(3, 256) * 85
-    for table, expected in ((colors, colors), (colors % 256 * 257, (colors % 256))):
+    small = colors % 256
+    for table, expected in ((colors, colors), (small * 257, small), (small * 256, small)):
         options["colormap"] = table
         tifffile.imwrite(tmp_path / "a.tif", EIGHT[..., 0], photometric="palette", **options)
         values, stored = read(tmp_path / "a.tif")

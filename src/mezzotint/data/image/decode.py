@@ -321,19 +321,23 @@ def even_fractions(count: int) -> list[float]:
     return [0.5] if count == 1 else [number / (count - 1) for number in range(count)]
 
 
-def deep_ppm(data: bytes) -> npt.NDArray[np.uint16] | None:
-    """Decode a binary PPM of more than 8 bits; `None` for other files."""
+def deep_ppm(data: bytes) -> tuple[npt.NDArray[np.uint16], int] | None:
+    """Decode a binary PGM or PPM of more than 8 bits, as stored; `None` for other files.
+
+    Returns:
+        The values `[H, W, 1 or 3]`, and the value of white that the header states.
+    """
     header = re.match(
-        rb"P6(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s", data
+        rb"P([56])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s", data
     )
-    if header is None or int(header[3]) < 256:
+    if header is None or int(header[4]) < 256:
         return None
-    width, height = int(header[1]), int(header[2])
-    count = width * height * 3
+    width, height, bands = int(header[2]), int(header[3]), 3 if header[1] == b"6" else 1
+    count = width * height * bands
     if len(data) - header.end() < 2 * count:
         raise Undecodable("truncated", "not enough image data")
     values = np.frombuffer(data, ">u2", count, header.end())
-    return values.astype(np.uint16).reshape(height, width, 3)
+    return values.astype(np.uint16).reshape(height, width, bands), int(header[4])
 
 
 def deep_png(data: bytes) -> npt.NDArray[np.uint16] | None:

@@ -41,8 +41,11 @@ def open_picture(
         if image.format in ("PNG", "PPM") and image.mode != "I;16":
             with open(path, "rb") as file:
                 data = file.read()
-            deep = deep_png(data) if image.format == "PNG" else deep_ppm(data)
-            if deep is not None:
+            if image.format == "PPM" and (found := deep_ppm(data)) is not None:
+                values, white = found
+                bits, bounds = white.bit_length(), (0.0, float(white))
+                return arranged(values, "HWC", bits=bits, bounds=bounds)
+            if image.format == "PNG" and (deep := deep_png(data)) is not None:
                 return arranged(deep, "HWC")
         return arranged(*_pillow(image, path))
 
@@ -108,6 +111,8 @@ def open_tiff(
         )  # fmt: skip
     page = series.keyframe
     codec = _missing_codec(page)
+    if codec is None and page.photometric == 6 and page.compression not in (6, 7):
+        codec = "none of YCbCr"  # tifffile turns that of a JPEG into RGB only
     if codec is not None:
         return _by_pillow(path, max_pixels, codec)
     kind = series.axes[-3:] if series.axes.endswith("YXS") else series.axes[-2:]
@@ -153,8 +158,8 @@ def _meant(page: Any, values: Any, facts: dict[str, Any]) -> tuple[Any, dict[str
     dtype = np.dtype(values.dtype)
     if page.photometric == 3 and page.colormap is not None:
         colors = np.ascontiguousarray(page.colormap.T)
-        if not np.any(colors % 257):  # a palette of 8 bits
-            colors = (colors // 257).astype(np.uint8)
+        if not np.any(colors % 257) or not np.any(colors % 256):  # a palette of 8 bits
+            colors = (colors >> 8).astype(np.uint8)
         return _Recoded(values, lambda v: colors[v[..., 0]], colors.dtype, 3), {
             "names": facts["names"]
         }
