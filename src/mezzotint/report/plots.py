@@ -19,7 +19,7 @@ TITLES = {
     "grad_norm": "Gradient norm",
     "lr": "Learning rate",
     "weight_decay": "Weight decay",
-    "images_per_second": "Images per second",
+    "images_per_second": "Samples per second",
     "data_wait": "Time waiting for data (fraction)",
     "augment_share": "Time making views (fraction)",
     "alignment": "Alignment of positive pairs",

@@ -13,7 +13,9 @@ from mezzotint.data.formats.numpy_files import (
     label_names,
     named_array,
     numpy_arrays,
+    with_class_names,
 )
+from mezzotint.data.table.table import Table
 from mezzotint.recipe.schema import construct, resolve
 
 
@@ -130,3 +132,43 @@ def test_numbers_of_classes_get_their_names_in_every_modality(tmp_path: Path) ->
         np.savez(path, x=x, y=labels, classes=names[:2])
         with pytest.raises(ValueError, match="classes must name every label, got 2 names and the"):
             construct(config, "Source", {})
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (np.array([1.0, np.nan, 0.0, 10.0]), ["1", None, "0", "10"]),
+        (np.array([0.1, np.nan, 0.2], np.float32), ["0.1", None, "0.2"]),
+        (np.array([np.nan, np.inf]), [None, None]),
+        (np.array([-1.0, np.nan, 1.0]), ["-1", None, "1"]),
+        (np.array([-1.0, 0.0, 1.0]), [None, "0", "1"]),
+        (np.array([2, -1, 0]), ["2", None, "0"]),
+        (np.array([True, False]), ["True", "False"]),
+        (np.array(["a", ""]), ["a", None]),
+    ],
+)
+def test_labels_have_one_name_in_each_type(
+    values: np.ndarray, names: list[str | None], tmp_path: Path
+) -> None:
+    """NaN is no class, and a label has the same name as a float or an integer."""
+    assert label_names(values) == names
+    if "0.1" not in names:
+        labels, classes = label_indices(values, len(values), "y")
+        assert [classes[i] if i >= 0 else None for i in labels] == names
+    x = np.arange(float(len(values)))
+    np.savez(tmp_path / "a.npz", x=x[:, None], y=values)
+    if any(names):
+        table = Table(path=str(tmp_path / "a.npz"))
+        assert sorted(table.classes) == sorted(name for name in names if name is not None)
+
+
+def test_bytes_are_text(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", y=np.array(["é".encode(), b"b"]), x=np.array([b"\xff"]))
+    arrays = numpy_arrays(tmp_path / "a.npz", "an .npz file")
+    assert arrays["y"].tolist() == ["é", "b"] and arrays["x"].dtype.kind == "S"
+    assert label_indices(np.array([b"b", b"a", b""]), 3, "y")[1] == ["a", "b"]
+
+
+def test_class_names_of_floats(tmp_path: Path) -> None:
+    names = {"classes": np.array(["cat", "dog"])}
+    assert with_class_names(np.array([1.0, np.nan, 0.0]), names, "a").tolist() == ["dog", "", "cat"]

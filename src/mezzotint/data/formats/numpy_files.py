@@ -44,7 +44,7 @@ def numpy_arrays(
             arrays = {}
             for name in loaded.files:
                 reading = f"its array {name!r} has"
-                arrays[name] = loaded[name]
+                arrays[name] = _text(loaded[name])
         other = next((n for n, found in arrays.items() if not isinstance(found, np.ndarray)), None)
         if other is not None:
             raise ValueError(f"its member {other!r} is not an array")
@@ -59,6 +59,17 @@ def numpy_arrays(
             f"`{path}` cannot be read ({detail}). It must be {expected}, never a pickle. Write it "
             "again with np.savez."
         ) from None
+
+
+def _text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array of bytes as text, if it is UTF-8; others as they are."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "S":
+        return array
+    try:
+        decoded: npt.NDArray[Any] = np.char.decode(array, "utf-8")
+    except UnicodeDecodeError:
+        return array
+    return decoded
 
 
 def kind_of_arrays(path: str) -> str:
@@ -144,6 +155,8 @@ def with_class_names(
         ValueError: when a label has no name.
     """
     names, values = arrays.get(CLASSES), one_column(values)
+    if names is not None and values.dtype.kind == "f" and _are_whole(values):
+        values = np.where(np.isfinite(values), values, -1).astype(np.int64)
     if names is None or names.ndim != 1 or names.dtype.kind != "U" or values.dtype.kind not in "iu":
         return values
     if values.size and values.max() >= len(names):
@@ -169,20 +182,31 @@ def array_uses(
 
 
 def label_names(values: npt.NDArray[Any]) -> list[str | None]:
-    """Return labels as names; `None` for negative integers and empty strings.
+    """Return labels as names; `None` for negative integers, NaN and empty strings.
 
     Labels that are only -1 and 1 are two classes, as for support vector machines.
 
     Args:
-        values: integers, whole floats or strings `[N]`.
+        values: integers, floats or strings `[N]`.
     """
-    if values.dtype.kind == "f" and np.isfinite(values).all() and (values % 1 == 0).all():
-        values = values.astype(np.int64)
+    if values.dtype.kind == "f":
+        known = np.isfinite(values)
+        # The shortest text of each type: 0.1 of float32 is no 0.10000000149.
+        whole = _are_whole(values)
+        names = label_names(values[known].astype(np.int64)) if whole else map(str, values[known])
+        rest = iter(names)
+        return [next(rest) if one else None for one in known.tolist()]
     numbers = values.dtype.kind == "i" and set(np.unique(values).tolist()) != {-1, 1}
     return [
         None if (value == "" or (numbers and value < 0)) else str(value)
         for value in values.tolist()
     ]
+
+
+def _are_whole(values: npt.NDArray[Any]) -> bool:
+    """Return whether floats are whole numbers, where they are numbers."""
+    known = values[np.isfinite(values)]
+    return bool((known % 1 == 0).all())
 
 
 def label_indices(
@@ -191,8 +215,8 @@ def label_indices(
     """Turn labels into indices of a sorted list of names, numbers by their value.
 
     Args:
-        values: integers, whole floats or strings, one for each sample, `[N]` or `[N, 1]`; see
-            `label_names`.
+        values: integers, whole floats, NaN for none, or strings, one for each sample, `[N]` or
+            `[N, 1]`; see `label_names`.
         count: number of samples.
         name: name of the array, for messages.
         what: noun for a sample, for messages.
@@ -200,16 +224,16 @@ def label_indices(
     Raises:
         ValueError: for other types or shapes.
     """
-    values = one_column(values)
-    whole = values.dtype.kind == "f" and np.isfinite(values).all() and (values % 1 == 0).all()
+    values = _text(one_column(values))
+    whole = values.dtype.kind == "f" and _are_whole(values)
     if values.shape != (count,) or not (values.dtype.kind in "iubU" or whole):
         raise ValueError(
             f"{name} must hold {count} integers or strings, one for each {what}, got type "
             f"{values.dtype} and shape {values.shape}. Correct it, or leave labels out with y=null."
         )
-    values = values.astype(np.int64) if whole else values
     known = np.array([found is not None for found in label_names(values)], np.bool_)
-    classes, indices = np.unique(values[known], return_inverse=True)
+    given = values[known].astype(np.int64) if whole else values[known]
+    classes, indices = np.unique(given, return_inverse=True)
     labels = np.full(count, -1, np.int64)
     labels[known] = indices.reshape(-1)
     return labels, [str(class_name) for class_name in classes]

@@ -26,7 +26,7 @@ from mezzotint.data.formats.delimited import (
     read_text_table,
     read_values,
 )
-from mezzotint.data.formats.numpy_files import CLASSES, numpy_arrays, with_class_names
+from mezzotint.data.formats.numpy_files import CLASSES, label_names, numpy_arrays, with_class_names
 from mezzotint.data.formats.parquet import SUFFIXES as PARQUET
 from mezzotint.data.formats.parquet import is_list, lists_of, read_rows
 
@@ -266,7 +266,11 @@ def _of_npz(path: Path, y: str | None, words: Collection[str]) -> Columns:
             )
         for title, part in _parts(name, array):
             long = part.dtype.kind in "iu" and _are_names(part, part.astype(np.float64))
-            columns[title] = _array_words(part) if name in words or long else _array_values(part)
+            if name == y:
+                columns[title] = np.array([label or "" for label in label_names(part)], np.str_)
+            else:
+                as_words = name in words or long
+                columns[title] = _array_words(part) if as_words else _array_values(part)
             columns.times |= {title} if part.dtype.kind == "M" and name not in words else set()
     return columns
 
