@@ -83,8 +83,8 @@ def test_other_pictures_keep_their_channels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(values, ten)
         assert (stored.bits, stored.bounds) == (10, (0.0, 1023.0))
     Image.fromarray(EIGHT[..., :3]).convert("YCbCr").save(tmp_path / "a.tif")
-    with open_image(str(tmp_path / "a.tif")) as image:
-        np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], np.asarray(decode(image)))
+    with open_image(str(tmp_path / "a.tif")) as opened:
+        np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], np.asarray(decode(opened)))
 
 
 def test_pictures_are_upright(tmp_path: Path) -> None:

@@ -97,6 +97,17 @@ def test_a_plain_layer_from_a_width_to_a_fixed_size_is_refused_by_name(kind: str
     set_base_shapes(Fixed(16, kind), Fixed(4, kind), delta=Fixed(8, kind), do_assert=False)
 
 
+def test_a_readout_whose_output_differs_is_refused_without_a_second_width() -> None:
+    """A network for other classes than the base's: their number would be taken for a width."""
+
+    def made(width: int, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(5, width), MuReadout(width, classes))
+
+    with pytest.raises(ValueError, match="`1` is a readout, and its output differs.*pass `delta`"):
+        set_base_shapes(made(32, 10), made(8, 3))
+    set_base_shapes(made(32, 10), made(8, 3), delta=made(16, 3))
+
+
 def test_a_second_call_would_rescale_again_and_is_refused() -> None:
     model = set_base_shapes(MLP(32), MLP(8))
     weight = model.readout.weight.detach().clone()

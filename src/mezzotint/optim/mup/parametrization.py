@@ -59,7 +59,8 @@ def set_base_shapes(
             loaded from a checkpoint.
         delta: the base model at another width, which tells the widths where `base` is a model.
         savefile: where to write the base shapes, if anywhere.
-        do_assert: whether layers from a width to a fixed size must be a `MuReadout`.
+        do_assert: whether layers from a width to a fixed size must be a `MuReadout`, and no others
+            may be.
 
     Returns:
         The model.
@@ -132,8 +133,15 @@ def _require_plain_weights(model: nn.Module) -> None:
 
 
 def _require_readouts(model: nn.Module) -> None:
-    """Refuse plain layers from a width to a fixed size, those of a shared weight included."""
+    """Refuse plain layers from a width to a fixed size, and readouts to a width."""
     for prefix, module in model.named_modules():
+        if is_readout(module) and "weight" in base_of(module):
+            if role_in(module, "weight") == "hidden":
+                raise ValueError(
+                    f"`{prefix or 'weight'}` is a readout, and its output differs between the "
+                    "compared models as a width does. Compare models of the same output, or pass "
+                    "`delta`, the base model at another width."
+                )
         if not isinstance(module, _WEIGHTED) or is_readout(module):
             continue
         for local in base_of(module):
