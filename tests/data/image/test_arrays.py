@@ -245,7 +245,7 @@ def test_labels_of_other_kinds(tmp_path: Path) -> None:
         np.zeros(11, np.int64),
         np.zeros((12, 2), np.int64),
         np.full(12, 0.5),
-        np.zeros(12, "S3"),
+        np.full(12, b"\xff"),  # not UTF-8
     ):
         refused("must hold 12 integers or strings.*y=null", path=stored(tmp_path, x=GRAY, y=bad))
         assert Arrays(path=stored(tmp_path, x=GRAY, y=bad), y=None).classes == []
