@@ -122,6 +122,47 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         load_checkpoint(small(1), tmp_path / "c.pth")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s | {"layer1.0.conv1.lora_A.weight": torch.zeros(2, 8)}, "has low-rank updates"),
+        (lambda s: {f"net.{k.replace('conv1.w', 'conv1.base_layer.w')}": t for k, t in s.items()},
+         "has low-rank updates .*merge_and_unload"),
+        (lambda s: s | {"conv1.weight": s["conv1.weight"].to("meta")}, "has no dense values"),
+    ],
+    ids=["updates", "wrapped", "empty"],
+)  # fmt: skip
+def test_weights_that_are_not_those_of_the_network_are_refused(
+    change: Any, message: str, tmp_path: Path
+) -> None:
+    torch.save(change(small(0).state_dict()), tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(small(1), tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_floats_of_few_bits_are_read(dtype: torch.dtype, tmp_path: Path) -> None:
+    state = {
+        k: t.to(dtype) if t.is_floating_point() else t for k, t in small(0).state_dict().items()
+    }
+    torch.save(state, tmp_path / "c.pth")
+    encoder = small(1)
+    load_checkpoint(encoder, tmp_path / "c.pth")
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, state[name].to(tensor.dtype)), name
+
+
+def test_the_stem_alone_is_adapted_where_blocks_have_layers_of_its_name(tmp_path: Path) -> None:
+    """A 3 x 3 stem and the first layer of a block differ in their inputs alone."""
+    source = small(0)
+    torch.save({f"net.{k}": t for k, t in source.state_dict().items()}, tmp_path / "c.pth")
+    other = resnet18(Input((5, 32, 32), (0.5,) * 5, (0.5,) * 5), stem="small", width=8)
+    said = load_checkpoint(other, tmp_path / "c.pth", adapt=True).adapted
+    assert said == ("net.conv1.weight adapted from 3 to 5 channels",)
+    name = "layer1.0.conv1.weight"
+    assert torch.equal(other.state_dict()[name], source.state_dict()[name])
+
+
 class _Hostile:
     def __reduce__(self) -> tuple[Any, ...]:
         return (print, ("this must not be printed",))

@@ -34,6 +34,8 @@ _NESTED = (
     "teacher",
 )  # fmt: skip
 
+_LOW_RANK = re.compile(r"(^|\.)lora_(A|B|up|down|magnitude)|\.base_layer\.")
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -206,6 +208,7 @@ def load_checkpoint(
             f"`layout` must be auto or one of {', '.join(LAYOUTS)}, got {layout!r}. Leave it out."
         )
     tensors = read_tensors(path)
+    _refuse_unmerged(path, tensors)
     chosen = recognize(tensors) if layout == "auto" else layout
     known = LAYOUTS[chosen]
     left: Counter[str] = Counter()
@@ -252,18 +255,32 @@ def load_checkpoint(
     )
 
 
+def _refuse_unmerged(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse low-rank updates next to the weights, which are those of the start without them."""
+    unmerged = next((name for name in tensors if _LOW_RANK.search(name)), None)
+    if unmerged is not None:
+        raise ValueError(
+            f"`{path}` has low-rank updates (LoRA) that are not merged into the weights, such as "
+            f"{unmerged!r}. Merge them where the file was made, such as with peft's "
+            "merge_and_unload, and save it again."
+        )
+
+
 def _with_stem(
     tensors: Mapping[str, Tensor], encoder: Encoder
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Bring the first kernel of an encoder to its channels, wherever the file has it."""
-    channels = encoder.input.shape[0]
-    stem = next(((n, t) for n, t in _own_tensors(encoder).items() if t.ndim >= 3), None)
+    channels, own = encoder.input.shape[0], _own_tensors(encoder)
+    stem = next(((n, t) for n, t in own.items() if t.ndim >= 3), None)
     if stem is None or stem[1].shape[1] != channels:
         return dict(tensors), []
     made, adapted = dict(tensors), []
     for name, tensor in tensors.items():
         same = tensor.ndim == stem[1].ndim and tensor[:, :1].shape == stem[1][:, :1].shape
         if name != stem[0] and not name.endswith(f".{stem[0]}"):
+            continue
+        branch = name.removesuffix(stem[0])  # a block may have a layer of the stem's name
+        if 2 * sum(branch + other in tensors for other in own) <= len(own):
             continue
         if same and tensor.shape[1] != channels:
             made[name] = for_channels(tensor, channels)
@@ -305,10 +322,20 @@ def _require_all(
                 "Download "
                 "the file again."
             )
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise ValueError(
+                f"`{branch}{name}` of `{path}` has no dense values. Save the file again with dense "
+                "tensors."
+            )
+        if tensor.is_floating_point() and not _wide(tensor).isfinite().all():
             raise ValueError(
                 f"`{branch}{name}` of `{path}` contains NaN or inf. Download the file again."
             )
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return floats of 8 bits as floats of 32, which have more functions."""
+    return tensor.float() if tensor.element_size() == 1 else tensor
 
 
 def _own_tensors(encoder: Encoder) -> dict[str, Tensor]:
