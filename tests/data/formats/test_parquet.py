@@ -24,7 +24,10 @@ from mezzotint.data.formats.parquet import (
     suffix_of_content,
 )
 from mezzotint.data.formats.shards import DamagedShards
+from mezzotint.data.series.series import Series
 from mezzotint.data.table.files import read_table
+from mezzotint.data.table.table import Table
+from mezzotint.data.tokens.tokens import Tokens
 
 PETS = {"names": ["cat", "dog"], "_type": "ClassLabel"}
 
@@ -277,3 +280,27 @@ def test_the_library_itself_writes_what_is_read(tmp_path: Path) -> None:
         assert rows.column("x").to_pylist() == [float(i) for i in range(30)]
         assert rows.column("label").to_pylist() == ["no", "yes"] * 15
         assert rows.column("split").to_pylist() == ["train"] * 20 + ["test"] * 10
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (pa.array([0.0, 1.0, None, float("nan")] * 3), ["0", "1"]),
+        (pa.array([0, 1, -1, None] * 3), ["0", "1"]),
+        (pa.array([-1, 1, -1, 1] * 3), ["-1", "1"]),
+        (pa.array(["", "a", None, "b"] * 3), ["a", "b"]),
+        (pa.array([True, False, None, True] * 3), ["False", "True"]),
+    ],
+)
+def test_labels_have_the_same_names_in_every_kind_of_data(
+    labels: Any, classes: list[str], tmp_path: Path
+) -> None:
+    """Null and NaN are no class, and a label is called alike as a float and an integer."""
+    count, path = len(labels), tmp_path / "a.parquet"
+    columns: dict[str, Any] = {"a": [float(i) for i in range(count)]}
+    lists = {"a": [[float(i), 1.0, 2.0 * i, 0.0] for i in range(count)]}
+    for source, content in (
+        (Table, columns), (Tokens, {"text": [f"text {i}" for i in range(count)]}), (Series, lists),
+    ):  # fmt: skip
+        parquet.write_table(pa.table({**content, "label": labels}), path)
+        assert list(source(path=str(path)).classes) == classes

@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,23 @@ def label_names(values: npt.NDArray[Any]) -> list[str | None]:
         None if (value == "" or (numbers and value < 0)) else str(value)
         for value in values.tolist()
     ]
+
+
+def cell_names(values: Sequence[Any]) -> list[str | None]:
+    """Return the cells of a column of labels as names, as `label_names` does for an array.
+
+    Args:
+        values: cells of a table, such as those of a parquet file; `None` for missing ones.
+    """
+    known = [value for value in values if value is not None and value == value]
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known)
+    if known and numbers:
+        whole = all(float(value).is_integer() for value in known)
+        found = [int(value) if whole else float(value) for value in known]
+        rest = iter(label_names(np.array(found)))
+        return [None if v is None or v != v else next(rest) for v in values]
+    texts = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in values]
+    return [None if v is None or v == "" else str(v) for v in texts]
 
 
 def _are_whole(values: npt.NDArray[Any]) -> bool:

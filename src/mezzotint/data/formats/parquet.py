@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mezzotint.data.formats.columns import chosen_name
+from mezzotint.data.formats.numpy_files import cell_names
 from mezzotint.data.formats.shards import DamagedShards, arranged
 from mezzotint.data.listing.folder import extension_of, folder_of, scan
 from mezzotint.data.listing.groups import column_of_groups
@@ -186,10 +187,9 @@ def lists_of(table: Any, name: str, path: str) -> list[npt.NDArray[np.float64] |
 
 
 def entries_of(table: Any, name: str | None) -> list[str | None]:
-    """Return the entries of a column; `None` for empty, null and -1, and without the column."""
-    if name not in table.column_names:
-        return [None] * len(table)
-    return [None if v in (None, "", -1) else str(v) for v in table.column(name).to_pylist()]
+    """Return the entries of a column as names of labels; `None` without the column."""
+    here = name in table.column_names
+    return cell_names(table.column(name).to_pylist()) if here else [None] * len(table)
 
 
 def classes_of(schema: Any) -> dict[str, tuple[str, ...]]:

@@ -26,7 +26,13 @@ from mezzotint.data.formats.delimited import (
     read_text_table,
     read_values,
 )
-from mezzotint.data.formats.numpy_files import CLASSES, label_names, numpy_arrays, with_class_names
+from mezzotint.data.formats.numpy_files import (
+    CLASSES,
+    cell_names,
+    label_names,
+    numpy_arrays,
+    with_class_names,
+)
 from mezzotint.data.formats.parquet import SUFFIXES as PARQUET
 from mezzotint.data.formats.parquet import is_list, lists_of, read_rows
 
@@ -89,7 +95,7 @@ def read_table(
     elif suffix in (".npy", ".npz"):
         columns = _of_npz(path, y, words)
     elif suffix in PARQUET or path.is_dir():
-        columns = _of_parquet(path, words)
+        columns = _of_parquet(path, y, words)
     else:
         raise ValueError(
             f"`{path}` must be {', '.join(sorted(SUFFIXES))}, got the suffix {path.suffix!r}. "
@@ -297,7 +303,7 @@ def _array_values(array: npt.NDArray[Any]) -> Column:
     return array.astype(np.float64)
 
 
-def _of_parquet(path: Path, words: Collection[str]) -> Columns:
+def _of_parquet(path: Path, y: str | None, words: Collection[str]) -> Columns:
     table = read_rows(str(path))
     columns = Columns(str(path))
     for name in table.column_names:
@@ -312,6 +318,9 @@ def _of_parquet(path: Path, words: Collection[str]) -> Columns:
                 f"`{path}`: the column {name!r} must be numbers, times, text or lists of numbers, "
                 f"got {table.schema.field(name).type}. Leave it out of the file."
             )
+        if name == y:
+            columns[name] = np.array([label or "" for label in cell_names(values)], np.str_)
+            continue
         plain = all(isinstance(v, (int, float, decimal.Decimal)) for v in known)
         times = bool(known) and all(
             isinstance(v, (datetime.date, datetime.timedelta, datetime.time)) for v in known

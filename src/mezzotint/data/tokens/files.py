@@ -17,6 +17,7 @@ from mezzotint.data.formats.delimited import SEPARATORS, lines_of, read_text, re
 from mezzotint.data.formats.numpy_files import (
     CLASSES,
     array_uses,
+    cell_names,
     label_names,
     named_array,
     numpy_arrays,
@@ -252,7 +253,7 @@ def _columns(path: Path) -> tuple[list[str], Callable[..., list[Any]], int]:
 
 
 def _words(cells: Sequence[Any]) -> list[str]:
-    return ["" if cell is None else str(cell) for cell in cells]
+    return [name or "" for name in cell_names(cells)]
 
 
 def _contents(cells: Sequence[Any], name: str, path: Path) -> Iterator[str | npt.NDArray[np.int64]]:
