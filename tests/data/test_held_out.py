@@ -236,6 +236,21 @@ def test_labels_that_look_measured_are_said(tmp_path: Path) -> None:
         assert ("if these are measured values" in source.outcome()) is measured
 
 
+@pytest.mark.parametrize("missing", [np.nan, -1, ""])
+def test_samples_of_nobody_known_are_on_their_own(missing: Any, tmp_path: Path) -> None:
+    """NaN, a negative number and an empty name are no person, whose samples would be together."""
+    values = [
+        missing if i % 6 == 0 else i // 6 if missing != "" else f"p{i // 6}" for i in range(60)
+    ]
+    y, who = np.arange(60) // 6 % 2, np.array(values)
+    pixels = RNG.integers(0, 256, (60, 8, 8, 3)).astype(np.uint8)
+    np.savez(tmp_path / "i.npz", x=pixels, y=y, patient_id=who)
+    np.savez(tmp_path / "t.npz", x=RNG.integers(0, 50, (60, 12)), y=y, patient_id=who)
+    for source in (Arrays(path=str(tmp_path / "i.npz")), Tokens(path=str(tmp_path / "t.npz"))):
+        both = source.evaluation()[0]
+        assert both.groups is not None and len(np.unique(both.groups)) == 20
+
+
 def test_the_doctor_finds_people_on_both_sides_of_folders(tmp_path: Path) -> None:
     for number in range(24):
         split, kind, person = ("val", "train")[number % 4 > 0], "ab"[number % 2], number // 3

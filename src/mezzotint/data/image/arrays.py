@@ -15,7 +15,9 @@ from mezzotint.data.formats.columns import ColumnUse, chosen_name
 from mezzotint.data.formats.numpy_files import (
     CLASSES,
     label_indices,
+    label_names,
     named_array,
+    one_column,
     refuse_bomb,
     with_class_names,
 )
@@ -117,15 +119,16 @@ class Arrays(InMemory):
 
 
 def _people(values: npt.NDArray[Any] | None, count: int, name: str | None) -> list[str | None]:
-    """Return the person or other source of each image, `None` without an array of them."""
+    """Return the person or other source of each image, `None` where it is not known."""
     if values is None:
         return [None] * count
+    values = one_column(values)
     if values.shape != (count,):
         raise ValueError(
             f"The array {name!r} must have {count} entries, one for each image, got shape "
             f"{values.shape}. Correct `data.group`."
         )
-    return [str(value) for value in values]
+    return label_names(values)
 
 
 def _load(

@@ -294,7 +294,7 @@ def _arrays(
         )
     names = [None] * len(values) if labels is None else label_names(labels)
     group = group or column_of_groups((n for n in arrays if n not in (x, y)), arrays=True)
-    who = [None] * len(values) if group is None else one_column(arrays[group]).astype(str).tolist()
+    who = [None] * len(values) if group is None else label_names(one_column(arrays[group]))
     if len(who) != len(values):
         raise ValueError(
             f"`{path}`: {group} must have {len(values)} entries, one for each row, got {len(who)}. "
