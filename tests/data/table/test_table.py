@@ -125,5 +125,9 @@ def test_numbers_too_long_for_64_bits_are_names(tmp_path: Path) -> None:
         assert source.features == ["a"] and both.groups is not None
         assert len(np.unique(both.groups)) == 10
         assert len(task.test) == 24
+    (tmp_path / "c.csv").write_text("a,b,label\n007,01,x\n7,20,y\n,3,x\n012,4,y\n")
+    codes, numbers = Table(path=str(tmp_path / "c.csv")).encoding.columns
+    assert codes.categories is not None and {*codes.categories} <= {"007", "7", "012"}
+    assert numbers.categories is None  # no two of them are one number
     (tmp_path / "b.csv").write_text("a,label\n1e17,x\n1.0e17,y\n5,x\n")
     assert Table(path=str(tmp_path / "b.csv")).encoding.columns[0].categories is None

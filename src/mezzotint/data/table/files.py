@@ -171,11 +171,18 @@ def _of_text(table: TextTable, words: Collection[str], numbers: Collection[str] 
 
 
 def _are_names(cells: Any, numbers: npt.NDArray[np.float64]) -> bool:
-    """Return whether numbers are so long that different ones are equal in 64 bits: identifiers."""
-    long = np.flatnonzero(np.abs(numbers) > 2.0**53)
-    words = {str(cells[i]) for i in long}
+    """Return whether different whole numbers would become equal: identifiers, as `007` and `7`.
+
+    So do those that are too long for 64 bits.
+    """
+    # Only text has leading zeros.
+    text = len(cells) > 0 and isinstance(cells[0], str)
+    known = np.flatnonzero(np.isfinite(numbers) if text else np.abs(numbers) > 2.0**53)
+    words = {str(cells[i]) for i in known.tolist()} - {"-0"}
+    if not any(len(word) > 15 or word[:1] == "0" for word in words):
+        return False
     whole = all(re.fullmatch(r"-?[0-9]+", word) for word in words)
-    return whole and len(words) > len(np.unique(numbers[long]))
+    return whole and len(words) > len(np.unique(numbers[known]))
 
 
 def _require_names(table: TextTable) -> None:
