@@ -1,7 +1,9 @@
 """Stems for other channels as timm makes them, and positions for other grids."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import timm
 import torch
 from safetensors.torch import save_file
@@ -9,8 +11,11 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 from mezzotint.encoders.resnet import resnet18
+from mezzotint.encoders.saving import load_encoder, save_encoder
+from mezzotint.encoders.timm import timm as timm_encoder
 from mezzotint.interop.adapt import for_channels, for_grid
 from mezzotint.interop.load import load_checkpoint
+from mezzotint.train.init import _load_encoder
 from mezzotint.types import Input
 
 
@@ -41,6 +46,35 @@ def test_positions_are_resampled_or_cut() -> None:
     )
     assert len(for_grid(rows, (16,), (5,), cut=False)) == 5
     assert len(for_grid(rows, (4, 2, 2), (2, 2, 4), cut=False)) == 16
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_a_transformer_of_timm_starts_at_another_size_and_channels(
+    name: str, tmp_path: Path
+) -> None:
+    """Positions are resampled as timm does it, and those of class tokens stay."""
+    from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
+
+    whole: Any = timm.create_model(name, pretrained=False, img_size=64)
+    save_file(whole.state_dict(), tmp_path / "v.safetensors")
+    own = timm_encoder(Input((1, 96, 96), (0.5,), (0.5,)), name=name)
+    said = load_checkpoint(own, tmp_path / "v.safetensors", adapt=True).adapted
+    assert said == (
+        "patch_embed.proj.weight adapted from 3 to 1 channels",
+        "positions resized from (4, 4) to (6, 6)",
+    )
+    found = own.state_dict()
+    prefix = whole.num_prefix_tokens
+    expected = resample_abs_pos_embed(whole.pos_embed, [6, 6], num_prefix_tokens=prefix)
+    torch.testing.assert_close(found["model.pos_embed"], expected.detach(), atol=1e-4, rtol=1e-3)
+    kernel = whole.patch_embed.proj.weight.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(found["model.patch_embed.proj.weight"], kernel.detach())
+    save_encoder(own, tmp_path / "encoder")  # a directory is adapted in the same way
+    keys = {k: v for k, v in load_encoder(tmp_path / "encoder").config.items() if k != "kind"}
+    back = timm_encoder(Input((1, 64, 64), (0.5,), (0.5,)), **keys)
+    assert "positions resized from (6, 6) to (4, 4)" in _load_encoder(
+        back, tmp_path / "encoder", {}
+    )
 
 
 def test_a_file_of_three_channels_starts_an_encoder_of_five(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from mezzotint.modality.modality import modality_of
@@ -58,6 +58,33 @@ def for_grid(rows: Tensor, grid: tuple[int, ...], wanted: tuple[int, ...], *, cu
             sizes[axis - 2] = size
             plane = _resampled(plane, sizes)
     return plane[0].flatten(1).T
+
+
+def timm_positions(encoder: nn.Module, positions: Tensor) -> tuple[Tensor, str] | None:
+    """Bring positions `[1, P + L, D]` of a square grid to the grid of a network of timm.
+
+    Args:
+        encoder: an encoder of kind `timm`; P of its tokens, such as the class token, are no patch.
+        positions: of the same architecture at another size.
+
+    Returns:
+        The positions, and what was done; `None` where the network has no such positions.
+    """
+    model = getattr(encoder, "model", None)
+    own = getattr(model, "pos_embed", None)
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if not isinstance(own, Tensor) or own.ndim != 3 or grid is None:
+        return None
+    if positions.ndim != 3 or positions.shape[::2] != own.shape[::2]:
+        return None
+    wanted = tuple(int(size) for size in grid)
+    prefix = own.shape[1] - math.prod(wanted)
+    side = math.isqrt(max(positions.shape[1] - prefix, 0))
+    if prefix < 0 or side * side != positions.shape[1] - prefix:
+        return None
+    rows = for_grid(positions[0, prefix:], (side, side), wanted, cut=False)
+    said = f"positions resized from {(side, side)} to {wanted}"
+    return torch.cat([positions[:, :prefix], rows[None]], dim=1), said
 
 
 def _resampled(plane: Tensor, sizes: Sequence[int], smooth: bool = False) -> Tensor:

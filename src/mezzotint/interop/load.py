@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.vit import ViT
-from mezzotint.interop.adapt import for_channels
+from mezzotint.interop.adapt import for_channels, timm_positions
 from mezzotint.interop.layouts import LAYOUTS, MOMENTUM_WORDS, Branch, Layout, prefixes, recognize
 from mezzotint.interop.vit import adaptations, as_our_vit, prefixes_of, refuse_lost_parts
 from mezzotint.modality.modality import modality_of
@@ -226,6 +226,8 @@ def load_checkpoint(
     adapted: list[str] = []
     if adapt and vit is None:
         renamed, adapted = _with_stem(renamed, encoder)
+        renamed, resized = _with_positions(renamed, encoder)
+        adapted += resized
     if vit is not None:
         adapted = adaptations(renamed, vit) if adapt else []
         # Of images, which have no frames, no layout turns the axes.
@@ -271,7 +273,7 @@ def _with_stem(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Bring the first kernel of an encoder to its channels, wherever the file has it."""
     channels, own = encoder.input.shape[0], _own_tensors(encoder)
-    stem = next(((n, t) for n, t in own.items() if t.ndim >= 3), None)
+    stem = next(((n, t) for n, t in own.items() if t.ndim >= 3 and n.endswith("weight")), None)
     if stem is None or stem[1].shape[1] != channels:
         return dict(tensors), []
     made, adapted = dict(tensors), []
@@ -286,6 +288,23 @@ def _with_stem(
             made[name] = for_channels(tensor, channels)
             adapted.append(f"{name} adapted from {tensor.shape[1]} to {channels} channels")
     return made, adapted[:1]
+
+
+def _with_positions(
+    tensors: Mapping[str, Tensor], encoder: Encoder
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Bring the positions of a network of timm to its grid, wherever the file has them."""
+    made, said = dict(tensors), list[str]()
+    own = _own_tensors(encoder).get("pos_embed") if encoder.config["kind"] == "timm" else None
+    if own is None:
+        return made, said
+    for name, tensor in tensors.items():
+        if name.rpartition(".")[2] == "pos_embed" and tensor.shape != own.shape:
+            found = timm_positions(encoder, tensor)
+            if found is not None:
+                made[name] = found[0]
+                said.append(found[1])
+    return made, said[:1]
 
 
 def _count_others(

@@ -30,7 +30,7 @@ from mezzotint.encoders.lora import LoRA
 from mezzotint.encoders.saving import load_encoder, take_structure
 from mezzotint.encoders.vit import ViT
 from mezzotint.files import read_json
-from mezzotint.interop.adapt import cuts_positions, for_channels, for_grid
+from mezzotint.interop.adapt import cuts_positions, for_channels, for_grid, timm_positions
 from mezzotint.interop.load import load_checkpoint
 from mezzotint.methods.method import Method
 from mezzotint.modality.modality import modality_of
@@ -266,6 +266,9 @@ def _adapted(encoder: Encoder, saved: Encoder) -> tuple[dict[str, Tensor], list[
             assert grids is not None
             tensors[name] = for_grid(tensor, *grids, cut=cuts_positions(encoder.input))
             said.append(f"positions resized from {grids[0]} to {grids[1]}")
+        elif name == "model.pos_embed" and (found := timm_positions(encoder, tensor)) is not None:
+            tensors[name] = found[0]
+            said.append(found[1])
         elif tensor.ndim >= 2 and _is_stem(tensor, wanted, before[0], now[0]):
             kernel = tensor.view(len(tensor), before[0], -1)
             tensors[name] = for_channels(kernel, now[0]).reshape(wanted)
