@@ -106,3 +106,16 @@ def test_numbers_with_one_unit_are_numbers(cells: list[str], expected: list[floa
 )
 def test_other_words_stay_text(cells: list[str]) -> None:
     assert read_values(cells).kind == "text"
+
+
+@pytest.mark.parametrize("separator", [";", ",", "\t", "|"])
+def test_a_declared_separator_is_obeyed(separator: str, tmp_path: Path) -> None:
+    """As spreadsheets write it; lines keep their numbers."""
+    rows = [["a, b", "c"], ["1", "2"], ["3", "4"]]
+    lines = [separator.join(f'"{cell}"' for cell in row) for row in rows]
+    (tmp_path / "a.csv").write_bytes(f"sep={separator}\r\n{chr(10).join(lines)}\n".encode())
+    table = read_text_table(tmp_path / "a.csv")
+    assert [table.header, *table.rows] == rows and table.lines == [3, 4]
+    (tmp_path / "a.csv").write_text(f"sep={separator}\nx{separator}y\n1\n")
+    with pytest.raises(ValueError, match="line 3, must have 2 cells"):
+        read_text_table(tmp_path / "a.csv")

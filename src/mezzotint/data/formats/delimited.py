@@ -30,6 +30,7 @@ MISSING = frozenset(
 )
 """Words, in lower case, that stand for a missing value in a column of numbers or times."""
 
+_DECLARED = re.compile(r"sep=([,;\t|])(?:\r\n|\n|\r)", re.IGNORECASE)
 _SEPARATOR_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _UNIT = re.compile(
@@ -121,7 +122,7 @@ def read_text_table(path: str | os.PathLike[str], *, keep_spaces: bool = False) 
     """Read a table with names in its first line: a CSV or TSV file, by its suffix in any case.
 
     Where the usual separator is not in the first line, a semicolon, tab or comma is accepted, as
-    spreadsheets of many countries write them.
+    spreadsheets of many countries write them; a line `sep=;` before the names is obeyed.
 
     Args:
         path: path of the file.
@@ -132,7 +133,10 @@ def read_text_table(path: str | os.PathLike[str], *, keep_spaces: bool = False) 
     """
     name = os.fspath(path)
     text = read_text(path, "a table of UTF-8 text")
+    declared = _DECLARED.match(text)
     separator = _separator(text, SEPARATORS.get(Path(name).suffix.lower(), ","))
+    if declared is not None:
+        separator, text = declared[1], "\n" + text[declared.end() :]  # lines keep their numbers
     found = list(split_rows(text, name, separator, keep_spaces=keep_spaces))
     header = [cell.strip() for cell in found[0][1]] if found else []
     repeated = next(([cell] * n for cell in header if (n := header.count(cell)) > 1), [])
@@ -146,8 +150,8 @@ def read_text_table(path: str | os.PathLike[str], *, keep_spaces: bool = False) 
         if len(row) != len(header):
             raise ValueError(
                 f"`{name}`, line {number}, must have {len(header)} cells, as the first line, got "
-                f"{len(row)}. Put a cell with a {_SEPARATOR_NAMES[separator]} into quotes, or "
-                "correct the line."
+                f"{len(row)}. Put a cell with a {_SEPARATOR_NAMES.get(separator, separator)} into "
+                "quotes, or correct the line."
             )
     return TextTable(
         name, header, [row for _, row in found[1:]], [line for line, _ in found[1:]], separator
