@@ -74,6 +74,8 @@ def test_the_encoding_of_an_encoder_is_applied_to_another_file(tmp_path: Path) -
     others = Table(path=str(tmp_path / "others.csv"), y=None, fitted=str(tmp_path / "encoder"))
     assert others.encoding == people.encoding and others.features == people.features
     assert (others.images[0] == people.images[1]).all() and "'age'" in others.notes[0]
+    with pytest.raises(ValueError, match="`data.y` must name a column that is no feature, got 'co"):
+        Table(path=str(tmp_path / "others.csv"), y="color", fitted=str(tmp_path / "encoder"))
     assert others.preprocessing()["columns"] == people.preprocessing()["columns"]
     with pytest.raises(ValueError, match="`nowhere` has no encoder.json"):
         Table(path=str(tmp_path / "others.csv"), fitted="nowhere")

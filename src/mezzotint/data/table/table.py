@@ -98,6 +98,11 @@ class Table(InMemory):
                 "`data.categorical` or `data.ignore`."
             )
         y = chosen_name(y, list(columns), default="label", key="data.y", path=path, noun="column")
+        if y is not None and y in {code.name for code in codes}:
+            raise ValueError(
+                f"`data.y` must name a column that is no feature, got {y!r}, which the encoder was "
+                "trained on. Name another column, or set it to null."
+            )
         labels = None if y is None else columns.pop(y)
         for name in ignore or ():
             columns.leave_out(name, "named in data.ignore")
