@@ -57,6 +57,7 @@ def test_the_page_shows_what_the_doctor_says(tmp_path: Path) -> None:
     report = doctor.Report(
         "photos",
         images=55,
+        num_classes=2,
         classes={"train/flower": 21, "train/temple": 23, "val/flower": 6, "val/temple": 5},
         unreadable=[
             ("train/flower/download.jpg", "empty: 0 bytes"),

@@ -365,7 +365,9 @@ def test_the_range_of_other_samples_is_measured_where_no_task_tests() -> None:
 
 def test_what_has_no_range_and_bits_out_of_range_are_refused() -> None:
     tokens = Input((8,), (), (), "tokens", 20)
-    with pytest.raises(ValueError, match="tokens hold token ids, which have none. Leave it out"):
+    with pytest.raises(
+        ValueError, match="token sequences hold token ids, which have none. Leave it out"
+    ):
         check_input_bits(tokens, [8])
     for bits, got in (([0, 8], "0"), ([25], "25"), ([], "none")):
         with pytest.raises(ValueError, match=f"whole numbers of 1 to 24, got {got}. Try --input"):
