@@ -6,6 +6,7 @@ import os
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of mallopt(3), from glibc's malloc.h."""
+_IS_GLIBC = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
 _CHOSEN_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 
 
@@ -23,11 +24,7 @@ def keep_freed_memory() -> bool:
         say something else.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if (
-        not _is_glibc()
-        or "glibc.malloc" in tunables
-        or any(n in os.environ for n in _CHOSEN_BY_USER)
-    ):
+    if not _IS_GLIBC or "glibc.malloc" in tunables or any(n in os.environ for n in _CHOSEN_BY_USER):
         return False
     library = ctypes.CDLL(None)
     return bool(library.mallopt(_MMAP_MAX, 0) and library.mallopt(_TRIM_THRESHOLD, 2**31 - 1))
@@ -38,9 +35,5 @@ def give_back() -> None:
 
     Elsewhere than with glibc nothing happens.
     """
-    if _is_glibc():
+    if _IS_GLIBC:
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _is_glibc() -> bool:
-    return "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
