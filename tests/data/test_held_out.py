@@ -223,7 +223,7 @@ def test_sources_on_both_sides_of_a_given_split_are_said(tmp_path: Path) -> None
         path = table(tmp_path, patient=people, **columns)
         for source in (Table(path=path, group="patient"), Tokens(path=path, length=8)):
             assert "one side" not in str(source.columns)
-            said = "10 " in source.outcome() and "of ones to learn from" in source.outcome()
+            said = "10 " in source.outcome() and "source of training samples" in source.outcome()
             report = examine_source(source, path, "table")
             assert len(report.shared) == torn and said is bool(torn) is not report.ok
             assert any("source that is trained on" in line for line in report.lines()) is said

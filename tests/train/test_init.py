@@ -92,6 +92,18 @@ def test_a_hub_folder_of_timm_is_a_start(tmp_path: Path) -> None:
         assert recipe.init is not None
         recipe.init.load(recipe.method)
         assert recipe.encoder.input.mean == used
+    odd = ({"mean": "abc", "std": "abc"}, {"mean": [0.5], "std": [0.0]}, {"mean": 0.5})
+    for other in (None, *odd):
+        written = {"pretrained_cfg": None, **(other or {})}
+        (tmp_path / "config.json").write_text(json.dumps(written))
+        recipe = build(init={"path": str(tmp_path)}, encoder={"kind": "timm", "name": "resnet10t"})
+        assert recipe.init is not None
+        if other:
+            with pytest.raises(RecipeError, match="config.json` must be lists of finite numbers"):
+                recipe.init.load(recipe.method)
+        else:
+            recipe.init.load(recipe.method)
+            assert recipe.encoder.input.mean == before.mean
 
 
 def test_positions_and_channels_are_adapted_and_said(tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ class Source(Component, ABC, abstract=True):
             facts += [more] * (rest > 0)
         torn = 0 if task is None else len(shared(samples, task))
         if torn:
-            more = f"{torn:,} {plural} to score have the content or source of ones to learn from"
+            more = f"{torn:,} {plural} to score have the content or source of training samples"
             facts.append(more)
         del task, tasks  # as large as the groups, for data of many samples
         # The first sample of each group has its own index, so that nothing is sorted. False pairs

@@ -258,7 +258,7 @@ def load_checkpoint(
 
 
 def _refuse_unmerged(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse low-rank updates next to the weights, which are those of the start without them."""
+    """Refuse low-rank updates next to the weights, which are the start's without them."""
     unmerged = next((name for name in tensors if _LOW_RANK.search(name)), None)
     if unmerged is not None:
         raise ValueError(

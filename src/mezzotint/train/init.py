@@ -81,7 +81,7 @@ class Init(Component, kind="init"):
 
         Args:
             method: the method.
-            source: its training samples, which must mean what those of the start do.
+            source: its training samples, whose columns and tokens must mean what the start's do.
 
         Raises:
             RecipeError: for a path without an encoder, one of another architecture or modality, or
@@ -189,11 +189,28 @@ def _load_encoder(encoder: Encoder, path: Path, described: Mapping[str, Any]) ->
 
 
 def _stated_moments(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation that a hub folder states; nothing if it does not."""
+    """Return mean and standard deviation that a hub folder states; nothing if it does not.
+
+    Raises:
+        RecipeError: when they are no lists of finite numbers, or a deviation is not positive.
+    """
     file = folder / "config.json"
     described = read_json(file) if file.is_file() else {}
-    stated = described.get("pretrained_cfg", described)
-    return tuple(stated.get("mean") or ()), tuple(stated.get("std") or ())
+    described = described if isinstance(described, dict) else {}
+    stated = described.get("pretrained_cfg") or described
+    mean, std = (stated.get(key) or [] for key in ("mean", "std"))
+    if not (_are_numbers(mean) and _are_numbers(std) and min(std, default=1.0) > 0.0):
+        raise RecipeError(
+            f"`mean` and `std` of `{file}` must be lists of finite numbers, `std` above 0, got "
+            f"{mean} and {std}. Correct them, or remove both to use the data's."
+        )
+    return tuple(mean), tuple(std)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        type(value) in (int, float) and math.isfinite(value) for value in values
+    )
 
 
 def _normalize_as(encoder: Encoder, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -217,7 +234,7 @@ def _require_same(encoder: Encoder, saved: Encoder, path: Path) -> None:
 
 
 def _other_values(saved: Encoder, input: Input, described: Mapping[str, Any]) -> list[str]:
-    """Say where samples mean something else than those of the start, which training adapts to."""
+    """Say where samples mean something else than the start's, which training adapts to."""
     said = []
     if shown := other_front_end(saved.preprocessing, described):
         said.append(f"another front-end ({shown})")

@@ -247,8 +247,8 @@ def log_checked(
         log: on the main process.
         alarm: of the run.
         step: number of steps that were done.
-        line: what was known then.
-        checked: what is known since.
+        line: metrics that were known when the step was made.
+        checked: metrics of its check.
 
     Raises:
         Collapsed: when the features collapsed and the recipe stops a run then.

@@ -12,6 +12,7 @@ import csv
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,9 +140,9 @@ def read_text_table(path: str | os.PathLike[str], *, keep_spaces: bool = False) 
         separator, text = declared[1], "\n" + text[declared.end() :]  # lines keep their numbers
     found = list(split_rows(text, name, separator, keep_spaces=keep_spaces))
     header = [cell.strip() for cell in found[0][1]] if found else []
-    repeated = next(([cell] * n for cell in header if (n := header.count(cell)) > 1), [])
+    repeated = [(cell, count) for cell, count in Counter(header).items() if count > 1]
     if repeated or not any(header):
-        got = f"{len(repeated)} columns {repeated[0]!r}" if repeated else "none"
+        got = f"{repeated[0][1]} columns {repeated[0][0]!r}" if repeated else "none"
         raise ValueError(
             f"`{name}` must have unique column names in its first line, got {got}. Name the "
             "columns."

@@ -77,13 +77,11 @@ class ColumnCode:
         `36` and `36.0` are one category unless both are known: a file of whole numbers, or one with
         a missing cell, may have either.
         """
-        words, kept = words_of(column), self.categories or ()
-        plain = {_WHOLE.sub(r"\1", name): name for name in reversed(kept)}
-        found, member = np.unique(words, return_inverse=True)
-        same = [
-            name if name in kept else plain.get(_WHOLE.sub(r"\1", name), name)
-            for name in map(str, found)
-        ]
+        kept = self.categories or ()
+        known = {_WHOLE.sub(r"\1", name): name for name in reversed(kept)}
+        known |= {name: name for name in kept}
+        found, member = np.unique(words_of(column), return_inverse=True)
+        same = [known.get(w, known.get(_WHOLE.sub(r"\1", w), w)) for w in map(str, found)]
         return np.array(same, np.str_)[member.reshape(-1)]
 
 

@@ -167,14 +167,14 @@ def _rescale(model: nn.Module) -> None:
     for module in model.modules():
         for name, factor in _factors(module).items():
             parameter = module.get_parameter(name)
-            if id(parameter) not in done:  # a shared one is scaled once, and that of a table never
+            if id(parameter) not in done:  # shared ones once, embeddings never
                 _multiply(parameter, factor)
             done.add(id(parameter))
         module.mup_rescaled = True  # type: ignore[assignment]
 
 
 def _factors(module: nn.Module) -> dict[str, float]:
-    """What turns the std of each parameter, as torch draws it, into that of muP."""
+    """Factors from the standard deviation that torch draws each parameter with to the one in muP."""
     names = list(base_of(module))
     if isinstance(module, (nn.Linear, nn.Bilinear, _ConvNd)):
         # What torch counts as the fan-in is dimension 1, of transposed convolutions too.
