@@ -192,7 +192,7 @@ def _stated_moments(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]
     """Return mean and standard deviation that a hub folder states; nothing if it does not.
 
     Raises:
-        RecipeError: when they are no lists of finite numbers, or a deviation is not positive.
+        RecipeError: when they are no lists of finite numbers, or a standard deviation is 0 or less.
     """
     file = folder / "config.json"
     described = read_json(file) if file.is_file() else {}

@@ -174,7 +174,7 @@ def _rescale(model: nn.Module) -> None:
 
 
 def _factors(module: nn.Module) -> dict[str, float]:
-    """Factors from the standard deviation that torch draws each parameter with to the one in muP."""
+    """Factors by which parameters grow from the initialization of torch to the one of muP."""
     names = list(base_of(module))
     if isinstance(module, (nn.Linear, nn.Bilinear, _ConvNd)):
         # What torch counts as the fan-in is dimension 1, of transposed convolutions too.
